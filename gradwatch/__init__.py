@@ -1,0 +1,77 @@
+"""gradwatch watches every layer's gradient at every optimizer step, and says what goes wrong, where, why and what to do.
+
+Importing it is cheap and does not import torch: TensorBoard's server loads it for its tab.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gradwatch._context import Watch, watch
+    from gradwatch.clipping import ClipNorm, ClipValue
+    from gradwatch.errors import GradwatchError, GradwatchWarning
+    from gradwatch.lightning import GradWatch
+    from gradwatch.records import Cause, Incident, Layer, Remedy, Severity, StepRecord
+    from gradwatch.writers import Writer
+    from gradwatch.writers.console import ConsoleWriter
+    from gradwatch.writers.jsonl import JSONLWriter
+    from gradwatch.writers.tensorboard import TensorBoardWriter
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Cause": "records",
+    "ClipNorm": "clipping",
+    "ClipValue": "clipping",
+    "ConsoleWriter": "writers.console",
+    "GradWatch": "lightning",
+    "GradwatchError": "errors",
+    "GradwatchWarning": "errors",
+    "Incident": "records",
+    "JSONLWriter": "writers.jsonl",
+    "Layer": "records",
+    "Remedy": "records",
+    "Severity": "records",
+    "StepRecord": "records",
+    "TensorBoardWriter": "writers.tensorboard",
+    "Watch": "_context",
+    "Writer": "writers",
+    "watch": "_context",
+}
+
+__all__ = [
+    "Cause",
+    "ClipNorm",
+    "ClipValue",
+    "ConsoleWriter",
+    "GradWatch",
+    "GradwatchError",
+    "GradwatchWarning",
+    "Incident",
+    "JSONLWriter",
+    "Layer",
+    "Remedy",
+    "Severity",
+    "StepRecord",
+    "TensorBoardWriter",
+    "Watch",
+    "Writer",
+    "__version__",
+    "watch",
+]
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name when it is first used (PEP 562)."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'gradwatch' has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(f"gradwatch.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

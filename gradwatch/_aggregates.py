@@ -1,0 +1,115 @@
+"""The run so far in a few numbers a layer: bounded memory, whatever the number of steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from gradwatch.records import Float64Array, LayerSummary, StepRecord, number_to_json
+
+_FIELDS = ("first", "low", "low_step", "high", "high_step", "bad", "bad_step")
+
+
+class Aggregates:
+    """Counters, and of every parameter the first, the extreme and the first non-finite gradient norm."""
+
+    def __init__(self) -> None:
+        self.num_skipped = 0
+        self.num_clipped = 0
+        self.last_total_norm = math.nan
+        self._tables: dict[int, _Table] = {}
+
+    def observe(self, record: StepRecord) -> None:
+        """Take one step in."""
+        self.num_skipped += record.skipped
+        self.num_clipped += record.clipped
+        self.last_total_norm = record.total_norm
+        if record.skipped:
+            return
+        table = self._tables.get(record.optimizer)
+        if table is None or table.layers is not record.layers:
+            table = self._tables[record.optimizer] = _Table(record, table)
+        table.observe(record)
+
+    def layers(self, history: Iterable[StepRecord]) -> tuple[LayerSummary, ...]:
+        """One row a parameter; the medians are over ``history``."""
+        norms: dict[tuple[int, str], list[float]] = {}
+        for record in history:
+            if not record.skipped:
+                for name, norm in zip(record.names, record.grad_norm.tolist(), strict=True):
+                    norms.setdefault((record.optimizer, name), []).append(norm)
+        rows = []
+        for optimizer, table in sorted(self._tables.items()):
+            for i, name in enumerate(table.names):
+                values = np.array(norms.get((optimizer, name), []))
+                values = values[np.isfinite(values)]
+                rows.append(table.row(i, optimizer, float(np.median(values)) if len(values) else math.nan))
+        return tuple(rows)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "num_skipped": self.num_skipped,
+            "num_clipped": self.num_clipped,
+            "last_total_norm": number_to_json(self.last_total_norm),
+            "tables": {str(index): table.state_dict() for index, table in self._tables.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The inverse of :meth:`state_dict`."""
+        self.num_skipped, self.num_clipped = state["num_skipped"], state["num_clipped"]
+        self.last_total_norm = float(state["last_total_norm"])
+        self._tables = {int(index): _Table.from_state(table) for index, table in state["tables"].items()}
+
+
+class _Table:
+    """The arrays of one optimizer, ``[num_params]`` each; carried over by name when its layers change."""
+
+    def __init__(self, record: StepRecord | None, previous: _Table | None = None, names: tuple[str, ...] = ()) -> None:
+        self.layers = None if record is None else record.layers
+        self.names = names if record is None else record.names
+        self.columns: dict[str, Float64Array] = {key: np.full(len(self.names), math.nan) for key in _FIELDS}
+        if previous is not None:
+            old = {name: i for i, name in enumerate(previous.names)}
+            kept = [(i, old[name]) for i, name in enumerate(self.names) if name in old]
+            here, there = [i for i, _ in kept], [j for _, j in kept]
+            for key in _FIELDS:
+                self.columns[key][here] = previous.columns[key][there]
+
+    def observe(self, record: StepRecord) -> None:
+        norm, column = record.grad_norm, self.columns
+        finite = np.isfinite(norm)
+        fresh = np.isnan(column["first"]) & finite
+        column["first"][fresh] = norm[fresh]
+        for key, better in (("low", np.less), ("high", np.greater)):
+            # an exact zero is a state of its own (an unused branch, a zero-initialised head), no extreme
+            wins = finite & (norm > 0) & (np.isnan(column[key]) | better(norm, column[key]))
+            column[key][wins] = norm[wins]
+            column[f"{key}_step"][wins] = record.step
+        bad = (record.num_nonfinite > 0) & np.isnan(column["bad_step"])
+        column["bad"][bad] = norm[bad]
+        column["bad_step"][bad] = record.step
+
+    def row(self, i: int, optimizer: int, median: float) -> LayerSummary:
+        at = {key: float(values[i]) for key, values in self.columns.items()}
+        worst, step = median, math.nan
+        if not math.isnan(at["bad_step"]):
+            worst, step = at["bad"], at["bad_step"]
+        elif not math.isnan(at["low"]):
+            centre = math.log(median) if median > 0 else math.log(at["high"])
+            falls, rises = abs(math.log(at["low"]) - centre), abs(math.log(at["high"]) - centre)
+            worst, step = (at["high"], at["high_step"]) if rises >= falls else (at["low"], at["low_step"])
+        return LayerSummary(self.names[i], at["first"], median, worst, -1 if math.isnan(step) else int(step), optimizer)
+
+    def state_dict(self) -> dict[str, Any]:
+        columns = {key: [number_to_json(v) for v in values.tolist()] for key, values in self.columns.items()}
+        return {"names": list(self.names), **columns}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> _Table:
+        table = cls(None, names=tuple(state["names"]))
+        table.columns = {key: np.array([float(v) for v in state[key]]) for key in _FIELDS}
+        return table

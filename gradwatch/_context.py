@@ -1,0 +1,171 @@
+"""The entrance for plain torch: a context manager round the training loop."""
+
+from __future__ import annotations
+
+import os
+import warnings
+import weakref
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from gradwatch import _options
+from gradwatch._monitor import Monitor
+from gradwatch._readout import Readout
+from gradwatch._steps import Subscription
+from gradwatch.clipping import Clip
+from gradwatch.detectors import Detector
+from gradwatch.errors import ArgumentTypeError, GradwatchWarning
+from gradwatch.writers import Writer
+from gradwatch.writers.console import ConsoleWriter
+
+
+def watch(
+    model: nn.Module,
+    optimizer: Optimizer | Sequence[Optimizer] | None = None,
+    *,
+    logdir: str | os.PathLike[str] | None = None,
+    clip: Clip | None = None,
+    detectors: Iterable[Detector] | None = None,
+    writers: Iterable[Writer] | None = None,
+    every: int = _options.EVERY,
+    history: int = _options.HISTORY,
+) -> Watch:
+    """Watch every layer's gradient at every optimizer step.
+
+    ::
+
+        with gradwatch.watch(model):
+            ...  # the training loop as it is
+
+    Args:
+        model: What is trained. Nothing is set on it, and it is not kept alive.
+        optimizer: One or several to narrow the watch to; by default every optimizer that owns parameters of the model
+            is found by itself when it steps.
+        logdir: Where TensorBoard logs go; by default nothing is written to disk.
+        clip: A clipping rule, applied right before each step: ``gradwatch.ClipNorm(1.0)``, ``gradwatch.ClipValue(0.5)``.
+        detectors: What judges the records, by default ``gradwatch.detectors.default_detectors()``.
+        writers: Where records and incidents go, besides ``logdir``; by default the terminal. ``[]`` for nowhere.
+        every: Gradient maxima, weight norms and update ratios are measured on every n-th step; norms on every one.
+        history: Number of records kept in ``.history``.
+
+    Returns:
+        A running watch: use it in a ``with`` statement, or call ``close()`` at the end.
+
+    Raises:
+        ArgumentTypeError: An argument has a wrong type (also a ``TypeError``).
+        ArgumentValueError: An argument has a wrong value, or the model has nothing to train (also a ``ValueError``).
+        LogdirError: ``logdir`` cannot be written (also an ``OSError``).
+    """
+    return Watch(
+        model,
+        optimizer,
+        logdir=logdir,
+        clip=clip,
+        detectors=detectors,
+        writers=writers,
+        every=every,
+        history=history,
+    )
+
+
+class Watch(Readout):
+    """A running watch; see :func:`watch`. Readable during the run and after ``close()``."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer | Sequence[Optimizer] | None = None,
+        *,
+        logdir: str | os.PathLike[str] | None = None,
+        clip: Clip | None = None,
+        detectors: Iterable[Detector] | None = None,
+        writers: Iterable[Writer] | None = None,
+        every: int = _options.EVERY,
+        history: int = _options.HISTORY,
+    ) -> None:
+        rule = _options.check_clip(clip)
+        _options.check_model(model, rule)
+        optimizers = _options.check_optimizers(optimizer, model)
+        judges = _options.check_detectors(detectors)
+        num_every, num_history = _options.check_count("every", every), _options.check_count("history", history)
+        outlets: list[Writer] = [ConsoleWriter()] if writers is None else _options.check_writers(writers)
+        if logdir is not None:
+            outlets = [*outlets, _tensorboard(logdir)]
+        self._monitor: Monitor = Monitor(
+            model, optimizers, clip=rule, detectors=judges, writers=outlets, every=num_every, history=num_history
+        )
+        self._subscription = Subscription(self._monitor)
+        self._finalizer = weakref.finalize(self, _finish, self._monitor, self._subscription)
+
+    def __enter__(self) -> Watch:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._close(quietly=kind is not None)
+
+    def loss(self, loss: Tensor | float) -> None:
+        """Tell the loss of a (micro-)batch, before the optimizer steps; its mean goes into the step's record.
+
+        Args:
+            loss: A tensor with one element, or a number. Not waited for.
+
+        Raises:
+            ArgumentTypeError: It is neither.
+            ArgumentValueError: It has other than one element.
+        """
+        self._monitor.add_loss(loss)
+
+    def observe(self, optimizer: Any) -> None:
+        """Measure (and clip) now, for an optimizer that fires no step hook: call it right before its step.
+
+        Args:
+            optimizer: Any object; with ``param_groups`` only their parameters are looked at, else all of the model.
+        """
+        self._subscription.guard(lambda _: self._monitor.begin(_options.unwrapped(optimizer)))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Counters, the detectors' baselines and incidents, in plain values (``torch.load(weights_only=True)``)."""
+        return self._monitor.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a saved state, before the first step.
+
+        Raises:
+            StateError: It is not the state of a watch, or of a later version (also a ``ValueError``).
+        """
+        self._monitor.load_state_dict(state)
+
+    def close(self) -> None:
+        """Stop watching: hooks go, what is under way arrives, files are flushed. Any number of times."""
+        self._close(quietly=False)
+
+    def _close(self, *, quietly: bool) -> None:
+        if self._finalizer.detach() is None:
+            return
+        _finish(self._monitor, self._subscription)
+        if not quietly and self._monitor.num_steps == 0:
+            warnings.warn(
+                "gradwatch saw no optimizer step, so it has measured nothing. Did the optimizer own this model's "
+                "parameters, and did it step while the watch was open? An optimizer that is no torch.optim.Optimizer "
+                "fires no hook: call watch.observe(optimizer) right before its step",
+                GradwatchWarning,
+                stacklevel=3,
+            )
+
+
+def _finish(monitor: Monitor, subscription: Subscription) -> None:
+    subscription.close()
+    monitor.close()
+
+
+def _tensorboard(logdir: object) -> Writer:
+    from gradwatch.writers.tensorboard import TensorBoardWriter
+
+    if not isinstance(logdir, (str, os.PathLike)):
+        raise ArgumentTypeError("logdir", logdir, "a path or None")
+    return TensorBoardWriter(Path(logdir))

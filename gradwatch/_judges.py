@@ -1,0 +1,45 @@
+"""The detectors of a watch and the diagnosis of what they find; none of them can hurt the training."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from gradwatch.detectors import Detector
+from gradwatch.diagnosis import diagnose
+from gradwatch.errors import GradwatchWarning
+from gradwatch.records import Incident, ModelInfo, StepRecord
+
+
+class Judges:
+    """Every detector sees every record; one that raises is dropped with one warning."""
+
+    def __init__(self, detectors: Iterable[Detector]) -> None:
+        self._detectors = list(detectors)
+
+    def observe(self, record: StepRecord, model: ModelInfo) -> list[Incident]:
+        """The incidents that begin at this step, with their causes."""
+        incidents = []
+        for detector in list(self._detectors):
+            try:
+                incidents += [diagnose(incident, record, model) for incident in detector.observe(record)]
+            except Exception as error:  # noqa: BLE001 - whatever it is, the training goes on
+                self._detectors.remove(detector)
+                warnings.warn(
+                    f"gradwatch: the detector {type(detector).__name__} failed at step {record.step} and judges no more "
+                    f"({type(error).__name__}: {error}); the training and the other detectors go on",
+                    GradwatchWarning,
+                    stacklevel=2,
+                )
+        return incidents
+
+    def state_dict(self) -> dict[str, Any]:
+        """The detectors' states by kind."""
+        return {detector.kind: detector.state_dict() for detector in self._detectors}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The inverse of :meth:`state_dict`; a detector without a saved state begins afresh."""
+        for detector in self._detectors:
+            if detector.kind in state:
+                detector.load_state_dict(state[detector.kind])

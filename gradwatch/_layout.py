@@ -1,0 +1,213 @@
+"""Which parameters a step is about, and what they are called.
+
+Names are those of ``model.named_parameters()`` without the prefixes of real wrappers (DataParallel, DDP, FSDP,
+``torch.compile``); a user's own attribute called ``module`` stays. The map is made again whenever it has become stale:
+a parameter was replaced, parametrized, frozen, added to the optimizer, or a lazy one got its shape.
+"""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.nn.utils import parametrize
+from torch.optim import Optimizer
+
+from gradwatch._statistics import Meter
+from gradwatch.records import Layer, ModelInfo, ModuleInfo
+
+_WRAPPERS = (
+    ("torch.nn.parallel.data_parallel", "DataParallel", "module"),
+    ("torch.nn.parallel.distributed", "DistributedDataParallel", "module"),
+    ("torch.distributed.fsdp.fully_sharded_data_parallel", "FullyShardedDataParallel", "_fsdp_wrapped_module"),
+    ("torch.distributed.algorithms._checkpoint.checkpoint_wrapper", "ActivationWrapper", "_checkpoint_wrapped_module"),
+    ("torch._dynamo.eval_frame", "OptimizedModule", "_orig_mod"),
+)
+"""Module, class and the attribute that holds the wrapped model. Looked up only where already imported."""
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """One parameter of the model: its name, and where the model keeps it."""
+
+    name: str
+    module_name: str
+    module_type: str
+    parameters: dict[str, nn.Parameter | None]
+    """The owning module's own dict, to see without a walk whether the parameter is still there."""
+    attribute: str
+    parameter: nn.Parameter
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The trainable parameters that one optimizer owns, in the model's order.
+
+    Attributes:
+        parameters: ``[num_params]``.
+        layers: Their names and shapes.
+        meter: Measures tensors of these shapes.
+    """
+
+    parameters: list[nn.Parameter]
+    layers: tuple[Layer, ...]
+    meter: Meter
+    _entries: list[_Entry] = field(repr=False)
+    _owned: list[int] = field(repr=False)
+    _complete: bool = field(repr=False)
+
+    def gradients(self) -> list[Tensor | None]:
+        """The gradients, ``[num_params]``, None where absent."""
+        return [parameter.grad for parameter in self.parameters]
+
+    def is_current(self, owned: list[int]) -> bool:
+        """Whether optimizer and model still hold just these parameters."""
+        return (
+            self._complete
+            and self._owned == owned
+            and all([e.parameters.get(e.attribute) is e.parameter for e in self._entries])  # noqa: C419 - 3 x faster
+        )
+
+
+class Layouts:
+    """The layouts of one model, one for each optimizer. Holds the model weakly."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = weakref.ref(model)
+        self._layouts: weakref.WeakKeyDictionary[Optimizer, Layout] = weakref.WeakKeyDictionary()
+        self._foreign: weakref.WeakKeyDictionary[Optimizer, list[int]] = weakref.WeakKeyDictionary()
+        """Optimizers of other models, with the parameters that showed it."""
+        self._ids: set[int] = set()
+        self.info = _model_info(model)
+        self._refresh()
+
+    def _refresh(self) -> list[_Entry]:
+        model = self._model()
+        entries = [] if model is None else list(_entries(model))
+        self._ids = {id(entry.parameter) for entry in entries}
+        return entries
+
+    def owns_any(self, optimizer: Optimizer) -> bool:
+        """Whether the optimizer has a parameter of this model."""
+        if optimizer in self._layouts:
+            return True
+        ids = [id(p) for p in _parameters(optimizer)]
+        if self._foreign.get(optimizer) == ids:
+            return False
+        if self._ids.isdisjoint(ids):
+            self._refresh()  # the model may have got new parameters since
+            if self._ids.isdisjoint(ids):
+                self._foreign[optimizer] = ids
+                return False
+        return True
+
+    def of(self, optimizer: Optimizer) -> Layout:
+        """The current layout of an optimizer's step."""
+        owned = [id(p) for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
+        layout = self._layouts.get(optimizer)
+        if layout is None or not layout.is_current(owned):
+            layout = self._layouts[optimizer] = self.build(_parameters(optimizer), owned)
+        return layout
+
+    def everything(self) -> Layout:
+        """All trainable parameters, for an optimizer that does not say what it owns."""
+        parameters = [entry.parameter for entry in self._refresh()]
+        return self.build(parameters, [id(p) for p in parameters if p.requires_grad])
+
+    def build(self, parameters: list[nn.Parameter], owned: list[int] | None = None) -> Layout:
+        """A layout of these parameters, as far as they belong to the model and are trainable."""
+        entries = self._refresh()
+        if self._model() is None:
+            entries = []
+        ids = {id(p) for p in parameters}
+        mine = [entry for entry in entries if id(entry.parameter) in ids and entry.parameter.requires_grad]
+        ready = [entry for entry in mine if not is_lazy(entry.parameter)]
+        return Layout(
+            parameters=[entry.parameter for entry in ready],
+            layers=tuple(_layer(entry) for entry in ready),
+            meter=Meter([entry.parameter for entry in ready]),
+            _entries=ready,
+            _owned=[id(p) for p in parameters if p.requires_grad] if owned is None else owned,
+            _complete=len(ready) == len(mine),
+        )
+
+
+def trainable_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """Those that require a gradient, lazy ones included."""
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def _parameters(optimizer: Optimizer) -> list[nn.Parameter]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _layer(entry: _Entry) -> Layer:
+    parameter = entry.parameter
+    return Layer(
+        name=entry.name,
+        module=entry.module_name,
+        module_type=entry.module_type,
+        shape=tuple(parameter.shape),
+        dtype=str(parameter.dtype).removeprefix("torch."),
+    )
+
+
+def _entries(model: nn.Module) -> Iterator[_Entry]:
+    """Every parameter once, in the order and under the name of ``named_parameters()``."""
+    seen: set[int] = set()
+    names: set[str] = set()
+    for prefix, module in _walk(model, "", set()):
+        holder = f".{prefix}".partition(".parametrizations.")[0][1:]
+        for attribute, parameter in module._parameters.items():  # noqa: SLF001 - as named_parameters() does
+            if parameter is None or id(parameter) in seen:
+                continue
+            seen.add(id(parameter))
+            name = f"{prefix}.{attribute}" if prefix else attribute
+            while name in names:  # only a wrapper with parameters of its own can bring this about
+                name = f"{name}'"
+            names.add(name)
+            yield _Entry(name, holder, _type_name(module), module._parameters, attribute, parameter)  # noqa: SLF001
+
+
+def _walk(module: nn.Module, prefix: str, seen: set[int]) -> Iterator[tuple[str, nn.Module]]:
+    """``named_modules()``, with the wrapped modules under their wrapper's own name."""
+    if id(module) in seen:
+        return
+    seen.add(id(module))
+    yield prefix, module
+    transparent = _wrapped_attribute(module)
+    for name, child in module._modules.items():  # noqa: SLF001 - as named_modules() does
+        if child is not None:
+            child_prefix = prefix if name == transparent else f"{prefix}.{name}" if prefix else name
+            yield from _walk(child, child_prefix, seen)
+
+
+def _wrapped_attribute(module: nn.Module) -> str | None:
+    for module_name, class_name, attribute in _WRAPPERS:
+        wrapper = getattr(sys.modules.get(module_name), class_name, None)
+        if wrapper is not None and isinstance(module, wrapper):
+            return attribute
+    return None
+
+
+def _type_name(module: nn.Module) -> str:
+    if parametrize.is_parametrized(module):
+        return str(parametrize.type_before_parametrizations(module).__name__)
+    return type(module).__name__
+
+
+def _model_info(model: nn.Module) -> ModelInfo:
+    modules = []
+    for name, module in _walk(model, "", set()):
+        if next(module.children(), None) is None:
+            known = [p for p in module.parameters() if p.requires_grad and not is_lazy(p)]
+            modules.append(ModuleInfo(name, _type_name(module), sum(p.numel() for p in known)))
+    inner = model
+    while (attribute := _wrapped_attribute(inner)) is not None:
+        inner = getattr(inner, attribute)
+    total = sum(p.numel() for p in trainable_parameters(model) if not is_lazy(p))
+    return ModelInfo(type(inner).__name__, tuple(modules), total)

@@ -1,0 +1,63 @@
+"""The host's side of a watch: every record is kept, judged and written here, and the run as a whole is known here."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from gradwatch._aggregates import Aggregates
+from gradwatch._audit import ClipAudit
+from gradwatch._judges import Judges
+from gradwatch._outlets import Outlets
+from gradwatch.detectors import Detector
+from gradwatch.records import Incident, LayerSummary, ModelInfo, StepRecord
+from gradwatch.writers import Writer
+
+
+class Ledger:
+    """Takes records in order of step.
+
+    Args:
+        detectors: Judge every record, in order.
+        writers: Get every record and incident.
+        history: Number of records kept.
+    """
+
+    def __init__(self, detectors: Iterable[Detector], writers: Iterable[Writer], history: int) -> None:
+        self.incidents: list[Incident] = []
+        self.history: deque[StepRecord] = deque(maxlen=history)
+        self.aggregates = Aggregates()
+        self.audit = ClipAudit()
+        self.outlets = Outlets(writers)
+        self._judges = Judges(detectors)
+
+    def take(self, record: StepRecord, model: ModelInfo) -> None:
+        """Keep it, count it, write it, judge it; an incident is written after the record that it is about."""
+        self.history.append(record)
+        self.aggregates.observe(record)
+        self.audit.observe(record)
+        self.outlets.write(record)
+        for incident in self._judges.observe(record, model):
+            self.incidents.append(incident)
+            self.outlets.write_incident(incident)
+
+    def layers(self) -> tuple[LayerSummary, ...]:
+        """One row a parameter."""
+        return self.aggregates.layers(self.history)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Baselines, counters and incidents as plain values; not the history."""
+        return {
+            "judges": self._judges.state_dict(),
+            "aggregates": self.aggregates.state_dict(),
+            "audit": self.audit.state_dict(),
+            "incidents": [incident.to_json() for incident in self.incidents],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The inverse of :meth:`state_dict`."""
+        self._judges.load_state_dict(state["judges"])
+        self.aggregates.load_state_dict(state["aggregates"])
+        self.audit.load_state_dict(state["audit"])
+        self.incidents = [Incident.from_json(incident) for incident in state["incidents"]]

@@ -1,0 +1,268 @@
+"""One optimizer step while it happens: what was measured before, around and after the update.
+
+A :class:`Track` is one optimizer's line through the run; a :class:`Measurement` is its step under way, all on the
+device; :func:`record_of` is what becomes of it on the host.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gradwatch._layout import Layout
+from gradwatch._sampling import WeightSampler
+from gradwatch._statistics import ALWAYS, Column, Statistics
+from gradwatch._transfer import Arrays, look, on_host
+from gradwatch.clipping import Clip
+from gradwatch.records import Layer, StepRecord
+
+
+@dataclass
+class BeforeClip:
+    """The gradients as they were before somebody else's clipping.
+
+    Attributes:
+        layout: Of these parameters.
+        statistics: Of all their gradients, as scaled as they were.
+        witness: One of the clipped gradients.
+        version: Its version counter once the clipping is done: if it reads otherwise, gradients came on top.
+        scale: The loss scale that the gradients carried when they were clipped.
+    """
+
+    layout: Layout
+    statistics: Statistics
+    witness: Tensor
+    version: int
+    scale: Tensor | float | None = None
+
+    def holds_for(self, layout: Layout) -> bool:
+        """Whether the gradients are just what the clipping left."""
+        return (
+            layout is self.layout
+            and self.witness._version == self.version  # noqa: SLF001 - counts in-place changes
+            and any(parameter.grad is self.witness for parameter in layout.parameters)
+        )
+
+
+@dataclass
+class Measurement:
+    """A step under way, on the device.
+
+    Attributes:
+        statistics: Of the gradients before any clipping, unscaled.
+        current: Of the gradients as we found them: somebody may have clipped already.
+        clipped_norm: Total norm as the optimizer will see it, 0-dim, as far as known.
+        scale: The loss scale that the gradients carry, None for none.
+        extras: More for the record, under the names of its fields.
+        weights: Sampled elements of the weights before the step, on a sampled step.
+        lr: Largest learning rate, where it is a plain number.
+        early: Measured ahead of torch's own hook (Lightning, ``observe``), which is still to come.
+        outdated: Somebody has clipped since: ``clipped_norm`` has to be measured again.
+        closed: What comes until the end of this step is no news (further evaluations of a closure).
+    """
+
+    statistics: Statistics
+    current: Statistics
+    clipped_norm: Tensor
+    scale: Tensor | float | None = None
+    extras: dict[str, Tensor] = field(default_factory=dict)
+    weights: list[Tensor] | None = None
+    lr: float = math.nan
+    early: bool = False
+    outdated: bool = False
+    closed: bool = False
+
+
+@dataclass
+class Track:
+    """One optimizer's line through the run."""
+
+    index: int
+    layout: Layout
+    num_steps: int = 0
+    pending: Measurement | None = None
+    before_clip: BeforeClip | None = None
+    was_bad: bool = False
+    loss_scale: Tensor | None = None
+    """What a GradScaler has just taken out of the gradients."""
+    _sampler: tuple[Layout, WeightSampler] | None = None
+
+    @property
+    def sampler(self) -> WeightSampler:
+        """For the current layout."""
+        if self._sampler is None or self._sampler[0] is not self.layout:
+            self._sampler = (self.layout, WeightSampler(self.layout.parameters))
+        return self._sampler[1]
+
+
+def measure(
+    track: Track, clip: Clip | None = None, scale: Tensor | float | None = None, *, sampled: bool = False
+) -> Measurement:
+    """Measure the gradients of a step; nothing is changed.
+
+    Args:
+        track: Whose step it is; its ``before_clip`` is used up.
+        clip: The rule whose columns are wanted, too.
+        scale: The loss scale that the gradients carry.
+        sampled: Whether this step's maxima, weights and updates are looked at.
+    """
+    layout, norm_type = track.layout, 2.0 if clip is None else clip.norm_type
+    columns = _columns(clip, sampled=sampled)
+    current = layout.meter.measure(layout.gradients(), columns, norm_type)
+    if scale is not None:
+        current = current.unscaled(scale, norm_type)
+    before, earlier = current, track.before_clip
+    track.before_clip = None
+    if earlier is not None and earlier.holds_for(layout):
+        carried = scale if earlier.scale is None else earlier.scale
+        before = earlier.statistics if carried is None else earlier.statistics.unscaled(carried, norm_type)
+    measurement = Measurement(before, current, current.total_norm(), scale)
+    if sampled:
+        weights = layout.meter.measure(layout.parameters)
+        measurement.extras["weight_norm"] = weights[Column.SQUARED_NORM].sqrt()
+        measurement.weights = track.sampler.take(layout.parameters)
+    return measurement
+
+
+def clip_gradients(measurement: Measurement, layout: Layout, clip: Clip) -> None:
+    """Apply our own rule to the gradients just measured."""
+    scale = 1.0 if measurement.scale is None else measurement.scale
+    clipped_norm = clip.apply(layout.parameters, measurement.current, scale)
+    if clipped_norm is None:
+        measurement.outdated = True
+    else:
+        measurement.clipped_norm = clipped_norm
+
+
+def remember_before_clip(track: Track, clip: Clip | None, witness: Tensor, num_changes: int, *, sampled: bool) -> bool:
+    """Somebody is about to clip this track's gradients: measure them first.
+
+    Returns:
+        Whether they clip behind our back: the step had been measured already.
+    """
+    if track.pending is not None:
+        track.pending.outdated = True
+        return True
+    earlier = track.before_clip
+    if earlier is not None and earlier.holds_for(track.layout):
+        earlier.version += num_changes  # clipped twice: the first look was the one before any clipping
+        return False
+    norm_type = 2.0 if clip is None else clip.norm_type
+    statistics = track.layout.meter.measure(track.layout.gradients(), _columns(clip, sampled=sampled), norm_type)
+    track.before_clip = BeforeClip(track.layout, statistics, witness, witness._version + num_changes)  # noqa: SLF001
+    return False
+
+
+def bring_up_to_date(measurement: Measurement, layout: Layout) -> None:
+    """Measure the clipped norm again where somebody has clipped since."""
+    if measurement.outdated:
+        current = layout.meter.measure(layout.gradients())
+        if measurement.scale is not None:
+            current = current.unscaled(measurement.scale, 2.0)
+        measurement.clipped_norm = current.total_norm()
+        measurement.outdated = False
+
+
+def look_at_weights(measurement: Measurement, track: Track) -> None:
+    """Count the weights' non-finite elements, where there is reason to and looking is free.
+
+    There is reason at the first bad step: from then on every gradient is NaN, whoever began.
+    """
+    if not on_host(measurement.current.data):
+        return
+    loss = measurement.extras.get("loss")
+    is_bad = bool(look(measurement.statistics[Column.NUM_NONFINITE]).any())
+    is_bad = is_bad or (loss is not None and on_host(loss) and not math.isfinite(float(look(loss))))
+    weight_norm = measurement.extras.get("weight_norm")
+    has_bad_weight = weight_norm is not None and not np.isfinite(look(weight_norm)).all()
+    if (is_bad and not track.was_bad) or has_bad_weight:
+        weights = track.layout.meter.measure(track.layout.parameters)
+        measurement.extras["num_nonfinite_weight"] = weights[Column.NUM_NONFINITE]
+    track.was_bad = is_bad
+
+
+def learning_rate(optimizer: Any, measurement: Measurement) -> float:
+    """The largest of the optimizer's groups; NaN where it has none, and where it is a tensor (that travels along)."""
+    rates = [group.get("lr") for group in getattr(optimizer, "param_groups", ())]
+    tensors = [rate for rate in rates if isinstance(rate, Tensor)]
+    if tensors:
+        measurement.extras["lr"] = torch.stack([torch.as_tensor(r).reshape(()) for r in rates if r is not None]).max()
+    numbers = [float(rate) for rate in rates if isinstance(rate, (int, float))]
+    return max(numbers, default=math.nan)
+
+
+def finish(track: Track, *, moved: bool) -> tuple[dict[str, Tensor], tuple[Column, ...]]:
+    """The step is over: what to send to the host.
+
+    Args:
+        track: Its pending measurement is used up.
+        moved: Whether the optimizer was called, so that there is an update to look at.
+    """
+    measurement = track.pending
+    assert measurement is not None
+    bring_up_to_date(measurement, track.layout)
+    track.pending = None
+    track.num_steps += 1
+    if measurement.weights and moved:
+        measurement.extras["update_ratio"] = track.sampler.update_ratio(measurement.weights, track.layout.parameters)
+    if (loss_scale := measurement.scale if isinstance(measurement.scale, Tensor) else track.loss_scale) is not None:
+        measurement.extras["loss_scale"] = loss_scale
+    track.loss_scale = None
+    device = measurement.statistics.data.device
+    parcel = {
+        "statistics": measurement.statistics.data,
+        "total_norm": measurement.statistics.total_norm(),
+        "clipped_norm": measurement.clipped_norm,
+        **measurement.extras,
+    }
+    return {name: t.to(device, non_blocking=True) for name, t in parcel.items()}, measurement.statistics.columns
+
+
+@dataclass(frozen=True)
+class Context:
+    """What travels to the host beside a step's tensors."""
+
+    step: int
+    optimizer: int
+    layers: tuple[Layer, ...]
+    columns: tuple[Column, ...]
+    sampled: bool
+    skipped: bool
+    lr: float
+
+
+def record_of(context: Context, arrays: Arrays) -> StepRecord:
+    """What was measured, on the host."""
+    statistics = dict(zip(context.columns, arrays["statistics"].T, strict=True))
+    present = statistics[Column.PRESENT] > 0
+    grad_norm = np.where(present, np.sqrt(statistics[Column.SQUARED_NORM]), np.nan)
+    skipped = context.skipped or bool(arrays.get("skipped", np.zeros(())) > 0)
+    maxima = statistics.get(Column.ABS_MAX) if context.sampled else None
+    bad_weights = arrays.get("num_nonfinite_weight")
+    return StepRecord(
+        step=context.step,
+        optimizer=context.optimizer,
+        layers=context.layers,
+        grad_norm=grad_norm,
+        num_nonfinite=statistics[Column.NUM_NONFINITE].astype(np.int64),
+        total_norm=float(arrays["total_norm"]),
+        clipped_norm=math.nan if skipped else float(arrays["clipped_norm"]),
+        skipped=skipped,
+        loss=float(arrays["loss"]) if "loss" in arrays else None,
+        lr=float(arrays.get("lr", context.lr)),
+        loss_scale=float(arrays["loss_scale"]) if "loss_scale" in arrays else None,
+        grad_max=None if maxima is None else np.where(present, maxima, np.nan),
+        weight_norm=arrays.get("weight_norm"),
+        update_ratio=arrays.get("update_ratio"),
+        num_nonfinite_weight=None if bad_weights is None else bad_weights.astype(np.int64),
+    )
+
+
+def _columns(clip: Clip | None, *, sampled: bool) -> tuple[Column, ...]:
+    needed = () if clip is None else clip.needs
+    return (*ALWAYS, *needed, *((Column.ABS_MAX,) if sampled and Column.ABS_MAX not in needed else ()))

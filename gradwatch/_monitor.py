@@ -1,0 +1,286 @@
+"""The core: the order of the pipeline, the counters and the state. It only sequences.
+
+gradients -> statistics -> clipping -> transfer -> StepRecord -> detectors -> diagnosis -> writers
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Concatenate, ParamSpec
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from gradwatch import _measurement as step
+from gradwatch._audit import CLIPPED_TWICE, INSIDE_BACKWARD, SCALED_GRADIENTS
+from gradwatch._ledger import Ledger
+from gradwatch._loss import LossMean
+from gradwatch._outlets import Outlets
+from gradwatch._steps import has_step_hook, tell_others
+from gradwatch._tracks import Tracks
+from gradwatch._transfer import Transfer
+from gradwatch.clipping import Clip
+from gradwatch.detectors import Detector
+from gradwatch.errors import StateError
+from gradwatch.records import RunSummary
+from gradwatch.writers import Writer
+
+_P = ParamSpec("_P")
+_STATE_VERSION = 1
+
+
+def _event(method: Callable[Concatenate[Monitor, _P], None]) -> Callable[Concatenate[Monitor, _P], None]:
+    """One at a time, without autograd, and timed: the watch knows its own price."""
+
+    @functools.wraps(method)
+    def timed(self: Monitor, *args: _P.args, **kwargs: _P.kwargs) -> None:
+        with self._lock, torch.no_grad():
+            start = time.perf_counter()
+            self._began = start if self._began is None else self._began
+            try:
+                method(self, *args, **kwargs)
+            finally:
+                self._ended = time.perf_counter()
+                self._watch_seconds += self._ended - start
+
+    return timed
+
+
+class Monitor:
+    """Listens to optimizer steps (:class:`gradwatch._steps.Listener`) and turns each into one record.
+
+    Args:
+        model: Held weakly.
+        optimizers: The only ones to watch; None for every one that owns parameters of the model.
+        clip: Our own clipping rule.
+        detectors: Judge every record, in order.
+        writers: Get every record and incident.
+        every: Maxima, weights and updates are looked at on every n-th step of an optimizer.
+        history: Number of records kept.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizers: Sequence[Optimizer] | None,
+        *,
+        clip: Clip | None,
+        detectors: Iterable[Detector],
+        writers: Iterable[Writer],
+        every: int,
+        history: int,
+    ) -> None:
+        self.num_steps = 0
+        self.ledger = Ledger(detectors, writers, history)
+        self._clip = clip
+        self._every = every
+        self._tracks = Tracks(model, optimizers)
+        self._transfer: Transfer[step.Context] = Transfer()
+        self._loss = LossMean()
+        self._lock = threading.RLock()
+        self._watch_seconds = self._run_seconds = 0.0
+        self._began: float | None = None
+        self._ended = 0.0
+
+    def bind(self, model: nn.Module, optimizers: Sequence[Optimizer] | None, writers: Iterable[Writer]) -> None:
+        """Go on with another model, other optimizers or writers; counters, baselines and history stay."""
+        self._tracks.bind(model, optimizers)
+        self.ledger.outlets = Outlets(writers)
+
+    def expect(self, optimizers: Iterable[Optimizer]) -> None:
+        """Number these optimizers in this order."""
+        self._tracks.expect(optimizers)
+
+    def add_loss(self, loss: Tensor | float) -> None:
+        """Take one micro-batch's loss for the step to come."""
+        with self._lock:
+            self._loss.add(loss)
+
+    # ------------------------------------------------------------------------------------------- events of a step
+
+    def concerns(self, optimizer: Optimizer) -> bool:
+        """Whether this optimizer is watched."""
+        return self._tracks.concerns(optimizer)
+
+    @_event
+    def begin(self, optimizer: Any, scale: Tensor | float | None = None) -> None:
+        """The gradients are complete, and torch's own hook is still to come, if it comes at all."""
+        if (track := self._tracks.of(optimizer)) is None or (track.pending is not None and track.pending.closed):
+            return
+        self._measure(track, optimizer, scale)
+        if track.pending is not None:
+            track.pending.early = True
+        if not has_step_hook(optimizer):
+            self._emit(track, moved=False)
+
+    @_event
+    def before_step(self, optimizer: Optimizer) -> None:
+        """The gradients are complete: measure, look, clip."""
+        if (track := self._tracks.of(optimizer)) is None:
+            return
+        if track.pending is None or not track.pending.early:
+            self._measure(track, optimizer, getattr(optimizer, "grad_scale", None))
+        assert track.pending is not None
+        track.pending.early = False
+        step.bring_up_to_date(track.pending, track.layout)
+        if isinstance(found_overflow := getattr(optimizer, "found_inf", None), Tensor):
+            track.pending.extras["skipped"] = found_overflow
+
+    @_event
+    def before_closure_again(self, optimizer: Optimizer) -> None:
+        """LBFGS evaluates its closure again: the record stays that of the first evaluation."""
+        if (track := self._tracks.of(optimizer)) is not None and track.pending is not None:
+            track.pending.closed = True
+
+    @_event
+    def after_closure_again(self, optimizer: Optimizer) -> None:
+        """It has: clip these gradients, too."""
+        self._loss.take()
+        if self._clip is not None and (track := self._tracks.of(optimizer)) is not None:
+            step.clip_gradients(step.measure(track, self._clip), track.layout, self._clip)
+
+    @_event
+    def after_step(self, optimizer: Optimizer) -> None:
+        """The update is done: send what was measured on its way."""
+        if (track := self._tracks.of(optimizer)) is not None:
+            if track.pending is None:  # an optimizer that did not evaluate its closure
+                self._measure(track, optimizer, None, may_clip=False)
+            self._emit(track, moved=True)
+
+    @_event
+    def step_skipped(self, optimizer: Optimizer) -> None:
+        """A GradScaler did not call the optimizer."""
+        if (track := self._tracks.of(optimizer)) is not None:
+            if track.pending is None or not track.pending.early:
+                self._measure(track, optimizer, None, may_clip=False)
+            self._emit(track, moved=False, skipped=True)
+
+    @_event
+    def before_partial_step(self, optimizer: Optimizer) -> None:
+        """An optimizer steps inside the backward pass, on its share of the gradients."""
+        layout = self._tracks.layouts.of(optimizer)
+        share = step.measure(step.Track(-1, layout), self._clip)
+        share.lr = step.learning_rate(optimizer, share)
+        if self._clip is not None:
+            if self._clip.per_parameter:
+                step.clip_gradients(share, layout, self._clip)
+                step.bring_up_to_date(share, layout)
+            else:
+                self.ledger.audit.say(INSIDE_BACKWARD, clip=self._clip)
+        self._tracks.add_partial(optimizer, share, layout)
+
+    @_event
+    def after_backward(self) -> None:
+        """The backward pass with the partial steps is over: they were one step."""
+        if (track := self._tracks.take_partial()) is not None and track.pending is not None:
+            self._take_loss(track.pending)
+            self._emit(track, moved=False)
+
+    @_event
+    def before_unscale(self, optimizer: Optimizer, scale: Tensor) -> None:
+        """A GradScaler is about to take its factor out of the gradients."""
+        if (track := self._tracks.of(optimizer)) is not None:
+            track.loss_scale = scale.clone()  # the scaler changes it in place
+            if track.before_clip is not None and track.before_clip.holds_for(track.layout):
+                track.before_clip.scale = track.loss_scale
+                self.ledger.audit.say(SCALED_GRADIENTS)
+
+    @_event
+    def before_clip(self, gradients: list[Tensor], num_changes: int) -> None:
+        """Somebody else is about to clip."""
+        if self._tracks.before_clip(gradients, num_changes, self._clip, self._every) and self._clip is not None:
+            self.ledger.audit.say(CLIPPED_TWICE, clip=self._clip)
+
+    # --------------------------------------------------------------------------------------------- inside a step
+
+    def _measure(self, track: step.Track, optimizer: Any, scale: Any, *, may_clip: bool = True) -> None:
+        if track.pending is not None:
+            self._emit(track, moved=False)  # the step before has raised
+        sampled = track.num_steps % self._every == 0
+        measurement = track.pending = step.measure(track, self._clip, scale, sampled=sampled)
+        measurement.lr = step.learning_rate(optimizer, measurement)
+        self._take_loss(measurement)
+        step.look_at_weights(measurement, track)
+        already_clipped = measurement.statistics is not measurement.current
+        if already_clipped and scale is not None:
+            self.ledger.audit.say(SCALED_GRADIENTS)
+        if self._clip is not None and may_clip:
+            if already_clipped:
+                self.ledger.audit.say(CLIPPED_TWICE, clip=self._clip)
+            gradients = [gradient for gradient in track.layout.gradients() if gradient is not None]
+            tell_others(self, lambda other: other.before_clip(gradients, 1))
+            step.clip_gradients(measurement, track.layout, self._clip)
+
+    def _take_loss(self, measurement: step.Measurement) -> None:
+        if (loss := self._loss.take()) is not None:
+            measurement.extras["loss"] = loss
+
+    def _emit(self, track: step.Track, *, moved: bool, skipped: bool = False) -> None:
+        sampled = track.num_steps % self._every == 0
+        lr = track.pending.lr if track.pending is not None else float("nan")
+        tensors, columns = step.finish(track, moved=moved)
+        layers = track.layout.layers
+        self._transfer.send(tensors, step.Context(self.num_steps, track.index, layers, columns, sampled, skipped, lr))
+        self.num_steps += 1
+        self.receive()
+
+    def receive(self, *, wait: bool = False) -> None:
+        """Judge and write what has arrived on the host."""
+        for context, arrays in self._transfer.receive(wait=wait):
+            self.ledger.take(step.record_of(context, arrays), self._tracks.layouts.info)
+
+    # ---------------------------------------------------------------------------------------- the run as a whole
+
+    @_event
+    def close(self) -> None:
+        """Everything under way arrives, is written and flushed."""
+        for track in self._tracks.live():
+            if track.pending is not None:
+                self._emit(track, moved=False)
+        self.receive(wait=True)
+        self.ledger.outlets.close(self.summary)
+
+    def summary(self) -> RunSummary:
+        """The run so far."""
+        self.receive()
+        counted = self.ledger.aggregates
+        running = 0.0 if self._began is None else self._ended - self._began
+        return RunSummary(
+            model=self._tracks.layouts.info,
+            num_steps=self.num_steps,
+            num_skipped=counted.num_skipped,
+            num_clipped=counted.num_clipped,
+            clip=None if self._clip is None else str(self._clip),
+            last_total_norm=counted.last_total_norm,
+            layers=self.ledger.layers(),
+            incidents=tuple(self.ledger.incidents),
+            notes=tuple(self.ledger.audit.notes.values()),
+            watch_seconds=self._watch_seconds,
+            run_seconds=self._run_seconds + running,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Counters, baselines and incidents as plain values."""
+        self.receive(wait=True)
+        return {
+            "version": _STATE_VERSION,
+            "num_steps": self.num_steps,
+            "tracks": self._tracks.state_dict(),
+            "ledger": self.ledger.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The inverse of :meth:`state_dict`.
+
+        Raises:
+            StateError: It is not one of ours, or of another version.
+        """
+        if not isinstance(state, Mapping) or state.get("version") != _STATE_VERSION:
+            raise StateError(f"gradwatch: this is no state_dict of a watch of version {_STATE_VERSION}")
+        self.num_steps = int(state["num_steps"])
+        self._tracks.load_state_dict(state["tracks"])
+        self.ledger.load_state_dict(state["ledger"])

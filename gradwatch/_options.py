@@ -1,0 +1,127 @@
+"""The arguments that both entrances share, checked before training starts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from gradwatch._layout import trainable_parameters
+from gradwatch.clipping import Clip
+from gradwatch.detectors import Detector, default_detectors
+from gradwatch.errors import ArgumentTypeError, ArgumentValueError
+
+EVERY = 10
+HISTORY = 1_000
+
+
+def check_model(model: object, clip: Clip | None) -> nn.Module:
+    """A module with something to train.
+
+    Raises:
+        ArgumentTypeError: It is no module.
+        ArgumentValueError: It has no trainable parameter, or ``clip`` cannot work on one of them.
+    """
+    if not isinstance(model, nn.Module):
+        raise ArgumentTypeError("model", model, "a torch.nn.Module")
+    parameters = trainable_parameters(model)
+    if not parameters:
+        raise ArgumentValueError(
+            "model", type(model).__name__, "has no parameter with requires_grad=True, so there is no gradient to watch"
+        )
+    if clip is not None and clip.per_parameter and any(parameter.is_complex() for parameter in parameters):
+        raise ArgumentValueError("clip", clip, "complex gradients cannot be clamped by value; use ClipNorm")
+    return model
+
+
+def check_optimizers(optimizer: object, model: nn.Module) -> list[Optimizer] | None:
+    """The named optimizers, wrappers taken off.
+
+    Raises:
+        ArgumentTypeError: One is no torch optimizer.
+        ArgumentValueError: One owns none of the model's trainable parameters, or none is given.
+    """
+    if optimizer is None:
+        return None
+    given = list(optimizer) if isinstance(optimizer, Sequence) else [optimizer]
+    if not given:
+        raise ArgumentValueError("optimizer", optimizer, "is empty; leave it out to find the optimizers by themselves")
+    owned = {id(parameter) for parameter in model.parameters()}
+    optimizers = []
+    for one in given:
+        inner = unwrapped(one)
+        if not isinstance(inner, Optimizer):
+            raise ArgumentTypeError(
+                "optimizer", one, "a torch.optim.Optimizer or a sequence of them (others: watch.observe(optimizer))"
+            )
+        if not any(id(p) in owned for group in inner.param_groups for p in group["params"]):
+            raise ArgumentValueError(
+                "optimizer", type(inner).__name__, f"it owns no parameter of the model {type(model).__name__}"
+            )
+        optimizers.append(inner)
+    return optimizers
+
+
+def unwrapped(optimizer: Any) -> Any:
+    """The torch optimizer inside Lightning's and accelerate's wrappers, whose own ``step`` fires no hook."""
+    while isinstance(inner := getattr(optimizer, "optimizer", None), Optimizer):
+        optimizer = inner
+    return optimizer
+
+
+def check_clip(clip: object) -> Clip | None:
+    """A clipping rule or None.
+
+    Raises:
+        ArgumentTypeError: It is something else, such as a bare number.
+    """
+    if clip is None or (not isinstance(clip, type) and all(hasattr(clip, n) for n in ("apply", "needs", "norm_type"))):
+        return clip  # type: ignore[return-value]
+    raise ArgumentTypeError("clip", clip, "a clipping rule such as gradwatch.ClipNorm(1.0) or gradwatch.ClipValue(0.5)")
+
+
+def check_detectors(detectors: object) -> list[Detector]:
+    """The given detectors, the default ones for None.
+
+    Raises:
+        ArgumentTypeError: One cannot observe.
+    """
+    if detectors is None:
+        return list(default_detectors())
+    return _all_with("detectors", detectors, ("observe", "state_dict", "load_state_dict"), "a sequence of detectors")
+
+
+def check_writers(writers: object) -> list[Any]:
+    """The given writers.
+
+    Raises:
+        ArgumentTypeError: One does not follow the ``Writer`` protocol.
+    """
+    allowed = "a sequence of writers with write(record), write_incident(incident) and close()"
+    return _all_with("writers", writers, ("write", "write_incident", "close"), allowed)
+
+
+def check_count(argument: str, given: object) -> int:
+    """A whole number of at least 1.
+
+    Raises:
+        ArgumentTypeError: It is no int.
+        ArgumentValueError: It is below 1.
+    """
+    if isinstance(given, bool) or not isinstance(given, int):
+        raise ArgumentTypeError(argument, given, "a whole number")
+    if given < 1:
+        raise ArgumentValueError(argument, given, "must be at least 1")
+    return given
+
+
+def _all_with(argument: str, given: object, methods: tuple[str, ...], allowed: str) -> list[Any]:
+    if isinstance(given, (str, bytes, type)) or not isinstance(given, Iterable):
+        raise ArgumentTypeError(argument, given, allowed)
+    members = list(given)
+    for member in members:
+        if isinstance(member, type) or not all(callable(getattr(member, method, None)) for method in methods):
+            raise ArgumentTypeError(f"a member of {argument}", member, allowed)
+    return members

@@ -1,0 +1,47 @@
+"""The writers of a watch, none of which can hurt the training."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable
+
+from gradwatch.errors import GradwatchWarning
+from gradwatch.records import Incident, RunSummary, StepRecord
+from gradwatch.writers import SummaryTaker, Writer
+
+
+class Outlets:
+    """Hands everything to every writer; one that raises is dropped with one warning."""
+
+    def __init__(self, writers: Iterable[Writer]) -> None:
+        self._writers = list(writers)
+
+    def write(self, record: StepRecord) -> None:
+        """One step."""
+        self._each(lambda writer: writer.write(record))
+
+    def write_incident(self, incident: Incident) -> None:
+        """One incident."""
+        self._each(lambda writer: writer.write_incident(incident))
+
+    def close(self, summarise: Callable[[], RunSummary]) -> None:
+        """Hand the summary to those who want it, then close all."""
+        takers = [writer for writer in self._writers if isinstance(writer, SummaryTaker)]
+        if takers:
+            summary = summarise()
+            self._each(lambda writer: writer.write_summary(summary) if isinstance(writer, SummaryTaker) else None)
+        self._each(lambda writer: writer.close())
+        self._writers = []
+
+    def _each(self, call: Callable[[Writer], object]) -> None:
+        for writer in list(self._writers):
+            try:
+                call(writer)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the training goes on
+                self._writers.remove(writer)
+                warnings.warn(
+                    f"gradwatch: {type(writer).__name__} failed and gets nothing more in this run "
+                    f"({type(error).__name__}: {error}); the training and the other writers go on",
+                    GradwatchWarning,
+                    stacklevel=2,
+                )

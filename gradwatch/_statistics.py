@@ -1,0 +1,182 @@
+"""Gradients in, one tensor of statistics out: ``[num_params, num_columns]`` float64, on the gradients' device.
+
+Every column says how the parts of a sharded run combine (:class:`Reduction`). Nothing here waits for a device. In host
+memory, where looking is free, :class:`SquaredNorms` decides for itself what needs a second look; elsewhere norms
+accumulate in float64 from the start, so that none does.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gradwatch._norms import SquaredNorms, flat
+from gradwatch._transfer import on_host
+
+_HALVES = (torch.float16, torch.bfloat16)
+_MEASURABLE = (torch.float32, torch.float64, *_HALVES)
+
+
+class Reduction(enum.Enum):
+    """How local values become the global one."""
+
+    SUM = enum.auto()
+    MAX = enum.auto()
+
+
+class Column(enum.Enum):
+    """One statistic of a gradient, with its reduction."""
+
+    SQUARED_NORM = (0, Reduction.SUM)
+    """Sum of squares; 0 where absent."""
+    NUM_NONFINITE = (1, Reduction.SUM)
+    """Number of elements that are NaN or infinite."""
+    PRESENT = (2, Reduction.MAX)
+    """1 where there is a gradient, 0 where it is None."""
+    ABS_MAX = (3, Reduction.MAX)
+    """Largest absolute value; for a complex gradient the largest modulus."""
+    POWER = (4, Reduction.SUM)
+    """Sum of ``|g| ** p``, for clipping by a p-norm."""
+
+    def __init__(self, position: int, reduction: Reduction) -> None:
+        self.position = position
+        self.reduction = reduction
+
+
+ALWAYS = (Column.SQUARED_NORM, Column.NUM_NONFINITE, Column.PRESENT)
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What was measured of a list of tensors.
+
+    Attributes:
+        data: ``[num_params, num_columns]`` float64, on the device of the gradients.
+        columns: Which they are.
+    """
+
+    data: Tensor
+    columns: tuple[Column, ...]
+
+    def __getitem__(self, column: Column) -> Tensor:
+        """One column, ``[num_params]``."""
+        return self.data[:, self.columns.index(column)]
+
+    def total_norm(self) -> Tensor:
+        """L2 norm over all of them, 0-dim float64; 0 where all are absent."""
+        return self[Column.SQUARED_NORM].sum().sqrt()
+
+    def unscaled(self, scale: Tensor | float, norm_type: float) -> Statistics:
+        """The same without a loss scale that the gradients still carry."""
+        data = self.data.clone()
+        exponents = {Column.SQUARED_NORM: 2.0, Column.ABS_MAX: 1.0, Column.POWER: norm_type}
+        for position, column in enumerate(self.columns):
+            if column in exponents:
+                data[:, position] /= scale ** exponents[column]
+        return Statistics(data, self.columns)
+
+
+class Meter:
+    """Measures lists of tensors of fixed shapes and dtypes (the gradients, or the weights themselves).
+
+    Args:
+        templates: Tensors with the shapes and dtypes to come, such as the parameters.
+    """
+
+    def __init__(self, templates: Sequence[Tensor]) -> None:
+        views = [_real_view(template.detach()) for template in templates]
+        self._shapes = [view.shape for view in views]
+        self._dtypes = [view.dtype if view.dtype in _MEASURABLE else torch.float32 for view in views]
+        self._on_host = all(on_host(template) for template in templates)
+        self._device = next((t.device for t in templates if not on_host(t)), torch.device("cpu"))
+        self._norms = SquaredNorms(self._shapes, self._dtypes) if self._on_host else None
+
+    @torch.no_grad()
+    def measure(
+        self, tensors: Sequence[Tensor | None], columns: tuple[Column, ...] = ALWAYS, norm_type: float = 2.0
+    ) -> Statistics:
+        """Measure ``tensors``, ``[num_params]`` in the templates' order, None where absent.
+
+        Args:
+            tensors: Of any layout (sparse ones are coalesced, complex ones seen as pairs of reals); never changed.
+            columns: What to measure; :data:`ALWAYS` comes first.
+            norm_type: The ``p`` of :attr:`Column.POWER`.
+        """
+        plain: list[Tensor | None] = []
+        odd: list[int] = []
+        for i, (tensor, dtype) in enumerate(zip(tensors, self._dtypes, strict=True)):
+            if tensor is None or (tensor.layout is torch.strided and tensor.dtype is dtype):
+                plain.append(tensor)
+            else:
+                plain.append(_real_view(values_of(tensor).detach()).to(dtype))
+                odd.append(i)
+        measured = self._on_the_host(plain, odd) if self._norms is not None else self._on_the_device(plain)
+        if Column.ABS_MAX in columns:
+            measured.append(self._stack([None if g is None else _abs_max(g) for g in tensors]))
+        if Column.POWER in columns:
+            powers = [None if g is None else _power(g, norm_type) for g in plain]
+            measured.append(self._stack(powers))
+        return Statistics(torch.stack(measured, dim=1), columns)
+
+    def _on_the_host(self, tensors: list[Tensor | None], odd: list[int]) -> list[Tensor]:
+        assert self._norms is not None
+        misshapen = [(i, t) for i in odd if (t := tensors[i]) is not None and t.shape != self._shapes[i]]
+        for i, _ in misshapen:  # the values of a sparse gradient: as many as there happen to be at this step
+            tensors[i] = None
+        squared, nonfinite = self._norms(tensors)
+        for i, tensor in misshapen:
+            (squared[i],), (nonfinite[i],) = SquaredNorms([tensor.shape], [tensor.dtype])([tensor])
+            tensors[i] = tensor
+        present = torch.tensor([t is not None for t in tensors], dtype=torch.float64, device="cpu")
+        return [torch.from_numpy(squared), torch.from_numpy(nonfinite).to(torch.float64), present]
+
+    def _on_the_device(self, tensors: list[Tensor | None]) -> list[Tensor]:
+        present = [flat(tensor) for tensor in tensors if tensor is not None]
+        norms = iter(torch._foreach_norm(present, 2, torch.float64) if present else ())  # noqa: SLF001 - as torch's clip
+        counts = iter([torch.isfinite(tensor).logical_not_().sum() for tensor in present])
+        ones = torch.ones((), dtype=torch.float64, device=self._device)
+        return [
+            self._stack([None if t is None else next(norms).square() for t in tensors]),
+            self._stack([None if t is None else next(counts) for t in tensors]),
+            self._stack([None if t is None else ones for t in tensors]),
+        ]
+
+    def _stack(self, values: Sequence[Tensor | None]) -> Tensor:
+        """``[num_params]`` float64 on one device, 0 where absent."""
+        zero = torch.zeros((), dtype=torch.float64, device=self._device)
+        moved = [zero if v is None else v.to(self._device, torch.float64, non_blocking=True) for v in values]
+        return torch.stack(moved) if moved else zero.new_zeros(0)
+
+
+def values_of(gradient: Tensor) -> Tensor:
+    """The explicit elements of a gradient: of a sparse one its coalesced values, of any other itself."""
+    if gradient.layout is torch.strided:
+        return gradient
+    if gradient.layout is torch.sparse_coo:
+        return gradient.coalesce().values()
+    return gradient.to_dense()
+
+
+def _real_view(tensor: Tensor) -> Tensor:
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+
+
+def _abs_max(gradient: Tensor) -> Tensor:
+    values = values_of(gradient)
+    if not values.numel():
+        return torch.zeros((), dtype=torch.float64, device=values.device)
+    if values.is_complex():
+        return values.abs().max()
+    low, high = torch.aminmax(values)  # at memory speed, where abs().max() is not
+    return torch.maximum(-low, high)
+
+
+def _power(tensor: Tensor, norm_type: float) -> Tensor:
+    if math.isinf(norm_type):
+        raise ValueError("the infinity norm is a maximum: measure Column.ABS_MAX")
+    return torch.linalg.vector_norm(tensor, norm_type, dtype=torch.float64).pow(norm_type)

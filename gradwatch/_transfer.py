@@ -1,0 +1,86 @@
+"""The only way from device to host.
+
+Two ways lead there. :func:`look` reads a tensor that already lies in host memory, which is free and may steer what is
+measured next. :class:`Transfer` takes everything else: on CUDA one packed vector a step goes to pinned memory without
+blocking and is read when it has arrived; elsewhere it is there at once.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gradwatch.records import Float64Array
+
+Context = TypeVar("Context")
+Arrays = dict[str, Float64Array]
+
+
+def on_host(tensor: Tensor) -> bool:
+    """Whether :func:`look` may read this tensor: it lies in host memory, so that no device is waited for."""
+    return tensor.device.type == "cpu"
+
+
+def look(tensor: Tensor) -> np.ndarray[Any, Any]:
+    """The values of a tensor in host memory, without a copy; of a tensor elsewhere it is an error to ask."""
+    if not on_host(tensor):
+        raise RuntimeError(f"gradwatch looked at a tensor on {tensor.device}: that would wait for the device")
+    array: np.ndarray[Any, Any] = tensor.detach().numpy()
+    return array
+
+
+def wait_for(tensor: Tensor) -> float:
+    """The value of a 0-dim tensor wherever it lies, waiting for its device: for decisions the user asked for."""
+    return float(tensor)
+
+
+@dataclass
+class _Parcel(Generic[Context]):
+    context: Context
+    shapes: dict[str, torch.Size]
+    packed: Tensor
+    arrived: torch.cuda.Event | None
+
+    def has_arrived(self) -> bool:
+        return self.arrived is None or self.arrived.query()
+
+    def unpack(self) -> Arrays:
+        if self.arrived is not None:
+            self.arrived.synchronize()
+        sizes = [shape.numel() for shape in self.shapes.values()]
+        parts = np.split(self.packed.numpy(), np.cumsum(sizes)[:-1])
+        return {name: part.reshape(shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}
+
+
+class Transfer(Generic[Context]):
+    """Parcels of named tensors on their way to the host, first in, first out."""
+
+    def __init__(self) -> None:
+        self._under_way: deque[_Parcel[Context]] = deque()
+
+    def send(self, tensors: Mapping[str, Tensor], context: Context) -> None:
+        """Start to move ``tensors`` (any shapes, one device) as float64; ``context`` travels along."""
+        shapes = {name: tensor.shape for name, tensor in tensors.items()}
+        packed = torch.cat([tensor.detach().reshape(-1).to(torch.float64) for tensor in tensors.values()])
+        arrived = None
+        if packed.is_cuda:
+            pinned = torch.empty(packed.shape, dtype=packed.dtype, device="cpu", pin_memory=True)
+            pinned.copy_(packed, non_blocking=True)
+            arrived = torch.cuda.Event()
+            arrived.record(torch.cuda.current_stream(packed.device))
+            packed = pinned
+        elif not on_host(packed):
+            packed = packed.cpu()
+        self._under_way.append(_Parcel(context, shapes, packed, arrived))
+
+    def receive(self, *, wait: bool = False) -> Iterator[tuple[Context, Arrays]]:
+        """Yield what has arrived, in order; with ``wait`` everything."""
+        while self._under_way and (wait or self._under_way[0].has_arrived()):
+            parcel = self._under_way.popleft()
+            yield parcel.context, parcel.unpack()

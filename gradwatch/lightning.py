@@ -1,0 +1,248 @@
+"""The entrance for Lightning: a callback, for ``lightning.pytorch`` and ``pytorch_lightning`` alike.
+
+It holds the same core as the context manager and adds what only Lightning knows: when the gradients are complete
+(``on_before_optimizer_step``, after unscaling and before its own clipping), the loss, the loggers and the checkpoint.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterable, Mapping
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from gradwatch import _options
+from gradwatch._monitor import Monitor
+from gradwatch._readout import Readout
+from gradwatch._steps import Subscription, scale_of
+from gradwatch.clipping import Clip
+from gradwatch.detectors import Detector
+from gradwatch.errors import ArgumentTypeError, GradwatchWarning
+from gradwatch.writers import Writer
+from gradwatch.writers.console import ConsoleWriter
+
+
+def _callback_classes() -> tuple[type, ...]:
+    """The two packages' Callback classes are unrelated: a callback of both inherits from both."""
+    names = [name for name in ("lightning", "pytorch_lightning") if find_spec(name) is not None]
+    if not names:
+        raise ImportError(
+            "gradwatch.lightning needs Lightning: pip install 'gradwatch[lightning]' (or pytorch-lightning). "
+            "Without it, use `with gradwatch.watch(model):`"
+        )
+    modules = {"lightning": "lightning.pytorch.callbacks", "pytorch_lightning": "pytorch_lightning.callbacks"}
+    return tuple(import_module(modules[name]).Callback for name in names)
+
+
+if TYPE_CHECKING:
+
+    class _Callback:
+        def _generate_state_key(self, **kwargs: Any) -> str: ...
+
+else:
+    _Callback = type("_Callback", _callback_classes(), {})
+
+
+class GradWatch(Readout, _Callback):
+    """Watch every layer's gradient at every optimizer step of a ``Trainer``.
+
+    ::
+
+        Trainer(callbacks=[GradWatch(clip=gradwatch.ClipNorm(1.0))])
+
+    Without ``logdir`` it writes through the Trainer's own loggers. Its counters and baselines live in the checkpoint.
+
+    Args:
+        logdir: Where TensorBoard logs go; by default into the Trainer's loggers.
+        clip: A clipping rule, applied before each step (leave the Trainer's ``gradient_clip_val`` out).
+        detectors: What judges the records, by default ``gradwatch.detectors.default_detectors()``.
+        writers: Where records and incidents go, besides the logs; by default the terminal. ``[]`` for nowhere.
+        every: Gradient maxima, weight norms and update ratios are measured on every n-th step; norms on every one.
+        history: Number of records kept in ``.history``.
+
+    Raises:
+        ArgumentTypeError: An argument has a wrong type (also a ``TypeError``).
+        ArgumentValueError: An argument has a wrong value (also a ``ValueError``).
+    """
+
+    def __init__(
+        self,
+        *,
+        logdir: str | os.PathLike[str] | None = None,
+        clip: Clip | None = None,
+        detectors: Iterable[Detector] | None = None,
+        writers: Iterable[Writer] | None = None,
+        every: int = _options.EVERY,
+        history: int = _options.HISTORY,
+    ) -> None:
+        if logdir is not None and not isinstance(logdir, (str, os.PathLike)):
+            raise ArgumentTypeError("logdir", logdir, "a path or None")
+        self._logdir = None if logdir is None else os.fspath(logdir)
+        self._clip = _options.check_clip(clip)
+        self._detectors = _options.check_detectors(detectors)
+        self._writers = None if writers is None else _options.check_writers(writers)
+        self._every = _options.check_count("every", every)
+        self._history = _options.check_count("history", history)
+        self._monitor: Monitor | None = None
+        self._subscription: Subscription | None = None
+        self._saved: dict[str, Any] | None = None
+
+    @property
+    def state_key(self) -> str:
+        """Tells two of these callbacks with different options apart in a checkpoint."""
+        return self._generate_state_key(
+            logdir=self._logdir,
+            clip=repr(self._clip),
+            detectors=[type(detector).__name__ for detector in self._detectors],
+            writers=None if self._writers is None else [type(writer).__name__ for writer in self._writers],
+            every=self._every,
+            history=self._history,
+        )
+
+    def loss(self, loss: Tensor | float) -> None:
+        """Tell a loss that Lightning does not see, such as one that ``backward()`` is called on directly."""
+        if self._monitor is not None:
+            self._monitor.add_loss(loss)
+
+    def observe(self, optimizer: Any) -> None:
+        """Measure (and clip) now, for an optimizer that fires no step hook: call it right before its step."""
+        self._begin(_options.unwrapped(optimizer), None)
+
+    # ----------------------------------------------------------------------------------------------- Lightning's hooks
+
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        """Start to watch; a second ``fit`` goes on counting."""
+        _options.check_model(pl_module, self._clip)
+        writers = self._writers_for(trainer)
+        if self._monitor is None:
+            self._monitor = Monitor(
+                pl_module,
+                None,
+                clip=self._clip,
+                detectors=self._detectors,
+                writers=writers,
+                every=self._every,
+                history=self._history,
+            )
+        else:
+            self._monitor.bind(pl_module, None, writers)
+        if self._saved is not None:
+            self._monitor.load_state_dict(self._saved)
+            self._saved = None
+        self._monitor.expect(_options.unwrapped(optimizer) for optimizer in trainer.optimizers)
+        self._subscription = Subscription(self._monitor)
+        self._steps_at_start = self._monitor.num_steps
+
+    def on_before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None:
+        """Take the loss: what is handed over here is scaled, and divided by the number of micro-batches."""
+        if self._monitor is None or self._subscription is None:
+            return
+        value = loss.detach()
+        if (scale := self._loss_scale(trainer)) is not None:
+            value = value / scale
+        if pl_module.automatic_optimization:
+            value = value * trainer.accumulate_grad_batches
+        monitor = self._monitor
+        self._subscription.guard(lambda _: monitor.add_loss(value))
+
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        """The gradients are complete, and nobody has clipped yet."""
+        del pl_module
+        handles_scale = getattr(optimizer, "_step_supports_amp_scaling", False)
+        self._begin(optimizer, self._loss_scale(trainer) if handles_scale else None)
+
+    def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
+        """Stop watching."""
+        del trainer, pl_module
+        if self._subscription is not None and self._monitor is not None and self._monitor.num_steps == self._steps_at_start:
+            warnings.warn(
+                "gradwatch saw no optimizer step in this fit. Did the optimizer own parameters of the LightningModule?",
+                GradwatchWarning,
+                stacklevel=2,
+            )
+        self.close()
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Flush and stop: ``teardown`` is not called after an exception."""
+        del trainer, pl_module, exception
+        self.close()
+
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Stop watching, however the run ended."""
+        del trainer, pl_module, stage
+        self.close()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Counters, baselines and incidents in plain values, for the checkpoint."""
+        if self._monitor is not None:
+            return self._monitor.state_dict()
+        return self._saved or {}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on from a saved state.
+
+        Raises:
+            StateError: It is not the state of a watch, or of a later version (also a ``ValueError``).
+        """
+        if not state_dict:
+            return
+        if self._monitor is None:
+            self._saved = dict(state_dict)
+        else:
+            self._monitor.load_state_dict(state_dict)
+
+    def close(self) -> None:
+        """Stop watching: hooks go, what is under way arrives, files are flushed. Any number of times."""
+        if self._subscription is not None and self._monitor is not None:
+            self._subscription.close()
+            self._subscription = None
+            self._monitor.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For ``ddp_spawn``, which pickles callbacks: the state goes along, files and hooks do not."""
+        return {**self.__dict__, "_monitor": None, "_subscription": None, "_saved": self.state_dict() or None}
+
+    # ---------------------------------------------------------------------------------------------------- translation
+
+    def _begin(self, optimizer: Any, scale: Tensor | None) -> None:
+        if self._subscription is not None and self._monitor is not None:
+            monitor = self._monitor
+            self._subscription.guard(lambda _: monitor.begin(optimizer, scale))
+
+    @staticmethod
+    def _loss_scale(trainer: Any) -> Tensor | None:
+        scaler = getattr(trainer.precision_plugin, "scaler", None)
+        return None if scaler is None or not scaler.is_enabled() else scale_of(scaler)
+
+    def _writers_for(self, trainer: Any) -> list[Writer]:
+        if not trainer.is_global_zero:
+            return []  # one voice
+        writers = [ConsoleWriter()] if self._writers is None else list(self._writers)
+        if self._logdir is not None:
+            from gradwatch.writers.tensorboard import TensorBoardWriter
+
+            return [*writers, TensorBoardWriter(self._logdir)]
+        if trainer.fast_dev_run:
+            return writers  # its loggers are dummies
+        return [*writers, *(_logger_writer(logger, trainer) for logger in trainer.loggers)]
+
+
+def _logger_writer(logger: Any, trainer: Any) -> Writer:
+    """Through the user's own SummaryWriter where the logger has one: a second event file would freeze their charts."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    from gradwatch.writers.metrics import MetricsWriter
+    from gradwatch.writers.tensorboard import TensorBoardWriter
+
+    def axis() -> int:
+        """Where the user's own ``self.log`` values of this batch will stand."""
+        return int(trainer.fit_loop.epoch_loop._batches_that_stepped)  # noqa: SLF001 - as Lightning's own callbacks do
+
+    experiment = getattr(logger, "experiment", None)
+    if isinstance(experiment, SummaryWriter):
+        return TensorBoardWriter(summary_writer=experiment, axis=axis)
+    return MetricsWriter(logger.log_metrics, axis, every=trainer.log_every_n_steps)

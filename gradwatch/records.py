@@ -1,0 +1,393 @@
+"""What is handed over: plain frozen data, without torch, JSON both ways.
+
+Every room downstream of the measuring works on these objects alone, so that a recorded run can be judged, drawn
+and compared without the model, the framework or a GPU.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Float64Array: TypeAlias = NDArray[np.float64]
+Int64Array: TypeAlias = NDArray[np.int64]
+
+KIND_CODES: Mapping[str, str] = {
+    "exploding": "GW101",
+    "vanishing": "GW102",
+    "nonfinite": "GW103",
+    "dead_relu": "GW104",
+    "saturation": "GW105",
+    "lr_too_high": "GW106",
+    "stalled": "GW107",
+    "disconnected": "GW108",
+    "input_scale": "GW109",
+    "data_outlier": "GW110",
+}
+"""The stable identity of every kind of incident; a number is never used again for something else."""
+
+
+class Severity(str, enum.Enum):
+    """How urgent an incident is."""
+
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One trainable parameter and the module that holds it.
+
+    Attributes:
+        name: The parameter, as in ``model.named_parameters()``, wrappers' prefixes stripped (``"net.0.weight"``).
+        module: The module that holds it (``"net.0"``; ``""`` for the model itself).
+        module_type: That module's class name (``"Linear"``).
+        shape: The parameter's shape.
+        dtype: The parameter's dtype without the ``torch.`` (``"float32"``).
+    """
+
+    name: str
+    module: str = ""
+    module_type: str = ""
+    shape: tuple[int, ...] = ()
+    dtype: str = "float32"
+
+    @property
+    def numel(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-serialisable dict."""
+        return {**asdict(self), "shape": list(self.shape)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Layer:
+        """The inverse of :meth:`to_json`."""
+        return cls(**{**data, "shape": tuple(data["shape"])})
+
+
+@dataclass(frozen=True)
+class ModuleInfo:
+    """One module of the model, in registration order: what diagnosis knows of the architecture."""
+
+    name: str
+    kind: str
+    num_parameters: int = 0
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """The watched model, as far as diagnosis and reports need it.
+
+    Attributes:
+        name: The model's class name.
+        modules: Its leaf modules in registration order.
+        num_parameters: Number of trainable elements.
+    """
+
+    name: str
+    modules: tuple[ModuleInfo, ...] = ()
+    num_parameters: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-serialisable dict."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> ModelInfo:
+        """The inverse of :meth:`to_json`."""
+        return cls(**{**data, "modules": tuple(ModuleInfo(**m) for m in data["modules"])})
+
+
+@dataclass(frozen=True, eq=False)
+class StepRecord:
+    """What was measured at one optimizer step.
+
+    All arrays have shape ``[num_params]`` in the order of :attr:`layers`. Norms are L2, before any clipping and
+    unscaled (a GradScaler's factor is taken out).
+
+    Attributes:
+        step: Optimizer steps that the watch saw before this one, over all its optimizers (the first is 0).
+        optimizer: Index of the stepping optimizer.
+        layers: The trainable parameters that it owns.
+        grad_norm: float64; NaN where the gradient is absent (``None``), NaN or inf where elements are non-finite.
+        num_nonfinite: int64; non-finite elements of each gradient.
+        total_norm: L2 norm over all gradients, before clipping.
+        clipped_norm: The same as the optimizer sees it; NaN on a skipped step.
+        skipped: A GradScaler found an overflow: the optimizer did not move.
+        loss: Mean over this step's micro-batches; None where it was not told.
+        lr: Largest learning rate of the optimizer's parameter groups.
+        loss_scale: A GradScaler's factor, None without one.
+        grad_max: Sampled, float64: the largest absolute value of each gradient; None on other steps.
+        weight_norm: Sampled, float64: each parameter's L2 norm before the step.
+        update_ratio: Sampled, float64: norm of the update over norm of the weight, from at most 4,096 elements each.
+        num_nonfinite_weight: int64: non-finite elements of each parameter before the step; only measured where
+            there is reason to (a non-finite gradient or loss), None otherwise.
+    """
+
+    step: int
+    optimizer: int
+    layers: tuple[Layer, ...]
+    grad_norm: Float64Array
+    num_nonfinite: Int64Array
+    total_norm: float
+    clipped_norm: float
+    skipped: bool = False
+    loss: float | None = None
+    lr: float = math.nan
+    loss_scale: float | None = None
+    grad_max: Float64Array | None = None
+    weight_norm: Float64Array | None = None
+    update_ratio: Float64Array | None = None
+    num_nonfinite_weight: Int64Array | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Parameter names, shape ``[num_params]``."""
+        return tuple(layer.name for layer in self.layers)
+
+    @property
+    def absent(self) -> NDArray[np.bool_]:
+        """Where the gradient is ``None``, shape ``[num_params]``."""
+        return np.isnan(self.grad_norm) & (self.num_nonfinite == 0)
+
+    @property
+    def clipped(self) -> bool:
+        """Whether anybody's clipping made the norm smaller at this step (relative tolerance 1e-6)."""
+        return self.clipped_norm < self.total_norm * (1 - 1e-6)
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-serialisable dict without the layers; non-finite numbers become the strings nan, inf and -inf."""
+        data: dict[str, Any] = {
+            "step": self.step,
+            "optimizer": self.optimizer,
+            "total_norm": number_to_json(self.total_norm),
+            "clipped_norm": number_to_json(self.clipped_norm),
+            "skipped": self.skipped,
+            "loss": None if self.loss is None else number_to_json(self.loss),
+            "lr": number_to_json(self.lr),
+            "loss_scale": None if self.loss_scale is None else number_to_json(self.loss_scale),
+            "grad_norm": _floats_to_json(self.grad_norm),
+            "num_nonfinite": self.num_nonfinite.tolist() if self.num_nonfinite.any() else None,
+        }
+        for key in ("grad_max", "weight_norm", "update_ratio"):
+            array = getattr(self, key)
+            data[key] = None if array is None else _floats_to_json(array)
+        weights = self.num_nonfinite_weight
+        data["num_nonfinite_weight"] = None if weights is None else weights.tolist()
+        return data
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any], layers: tuple[Layer, ...]) -> StepRecord:
+        """The inverse of :meth:`to_json`; ``layers`` as they were when the record was written."""
+
+        def floats(key: str) -> Float64Array | None:
+            return None if data.get(key) is None else np.array([float(x) for x in data[key]], dtype=np.float64)
+
+        def counts(key: str) -> Int64Array | None:
+            return None if data.get(key) is None else np.array(data[key], dtype=np.int64)
+
+        grad_norm, num_nonfinite = floats("grad_norm"), counts("num_nonfinite")
+        if grad_norm is None or len(grad_norm) != len(layers):
+            raise ValueError(f"grad_norm does not have one value for each of the {len(layers)} layers")
+        return cls(
+            step=int(data["step"]),
+            optimizer=int(data["optimizer"]),
+            layers=layers,
+            grad_norm=grad_norm,
+            num_nonfinite=np.zeros(len(layers), dtype=np.int64) if num_nonfinite is None else num_nonfinite,
+            total_norm=float(data["total_norm"]),
+            clipped_norm=float(data["clipped_norm"]),
+            skipped=bool(data["skipped"]),
+            loss=None if data["loss"] is None else float(data["loss"]),
+            lr=float(data["lr"]),
+            loss_scale=None if data["loss_scale"] is None else float(data["loss_scale"]),
+            grad_max=floats("grad_max"),
+            weight_norm=floats("weight_norm"),
+            update_ratio=floats("update_ratio"),
+            num_nonfinite_weight=counts("num_nonfinite_weight"),
+        )
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """One thing to do about a cause.
+
+    Attributes:
+        action: What to do, in plain words.
+        reason: Why it helps.
+        snippet: Code for this very model, "" where there is none.
+    """
+
+    action: str
+    reason: str = ""
+    snippet: str = ""
+
+
+@dataclass(frozen=True)
+class Cause:
+    """Why an incident happened, as far as the evidence holds.
+
+    Attributes:
+        name: Stable short name (``"saturating_activations"``).
+        confidence: 0 to 1.
+        evidence: Numbers of this run, in one sentence.
+        remedies: Best first.
+    """
+
+    name: str
+    confidence: float
+    evidence: str
+    remedies: tuple[Remedy, ...] = ()
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Cause:
+        """The inverse of ``dataclasses.asdict``."""
+        return cls(**{**data, "remedies": tuple(Remedy(**r) for r in data["remedies"])})
+
+
+@dataclass(frozen=True)
+class Unavailable:
+    """Something that could not be seen, and why: never a silent gap."""
+
+    what: str
+    because: str
+
+
+@dataclass(frozen=True)
+class Incident:
+    """Something went wrong, at a step, in layers.
+
+    Attributes:
+        kind: One of :data:`KIND_CODES`.
+        step: The step at which it was found.
+        layers: Parameter or module names, worst first; empty where no layer is to blame (a non-finite loss).
+        severity: How urgent it is.
+        value: The measured value.
+        threshold: What it was held against, in the same unit.
+        message: What happened, in plain words with the numbers of this run.
+        causes: Ranked, most likely first.
+        optimizer: Index of the optimizer whose step it was.
+        num_layers: How many layers were looked at.
+        evidence: Numbers for diagnosis; JSON-serialisable.
+        unavailable: What could not be seen.
+    """
+
+    kind: str
+    step: int
+    layers: tuple[str, ...]
+    severity: Severity
+    value: float
+    threshold: float
+    message: str
+    causes: tuple[Cause, ...] = ()
+    optimizer: int = 0
+    num_layers: int = 0
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+    unavailable: tuple[Unavailable, ...] = ()
+
+    @property
+    def code(self) -> str:
+        """The stable identity of this kind (``"GW102"``)."""
+        return KIND_CODES.get(self.kind, "GW000")
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-serialisable dict; non-finite numbers become strings."""
+        return {
+            **asdict(self),
+            "layers": list(self.layers),
+            "severity": self.severity.value,
+            "value": number_to_json(self.value),
+            "threshold": number_to_json(self.threshold),
+            "causes": [asdict(cause) for cause in self.causes],
+            "evidence": {key: number_to_json(value) for key, value in self.evidence.items()},
+            "unavailable": [asdict(gap) for gap in self.unavailable],
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Incident:
+        """The inverse of :meth:`to_json`."""
+        return cls(
+            **{
+                **data,
+                "layers": tuple(data["layers"]),
+                "severity": Severity(data["severity"]),
+                "value": float(data["value"]),
+                "threshold": float(data["threshold"]),
+                "causes": tuple(Cause.from_json(cause) for cause in data["causes"]),
+                "unavailable": tuple(Unavailable(**gap) for gap in data["unavailable"]),
+            }
+        )
+
+
+@dataclass(frozen=True)
+class LayerSummary:
+    """One parameter over the whole run: gradient norms before clipping.
+
+    Attributes:
+        name: The parameter.
+        first: Norm at the first step that had a gradient; NaN where there never was one.
+        median: Median over the kept history.
+        worst: The value farthest from the median on a log scale, or a non-finite one.
+        worst_step: Its step; -1 where there is none.
+        optimizer: Index of the optimizer that owns it.
+    """
+
+    name: str
+    first: float
+    median: float
+    worst: float
+    worst_step: int
+    optimizer: int = 0
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """A whole run in one object: what ``summary()``, the report and the closing line are drawn from.
+
+    Attributes:
+        model: The watched model.
+        num_steps: Optimizer steps seen.
+        num_skipped: Of these, skipped by a GradScaler.
+        num_clipped: Of these, with a smaller norm after clipping than before.
+        clip: The clipping rule in words, None without one.
+        last_total_norm: Total norm before clipping of the last step.
+        layers: One row a parameter, in depth order.
+        incidents: In order of step.
+        notes: The clip audit's and other one-time remarks.
+        watch_seconds: Measured time spent inside gradwatch.
+        run_seconds: Wall-clock time from the first step's start to the last step's end.
+    """
+
+    model: ModelInfo
+    num_steps: int
+    num_skipped: int
+    num_clipped: int
+    clip: str | None
+    last_total_norm: float
+    layers: tuple[LayerSummary, ...]
+    incidents: tuple[Incident, ...]
+    notes: tuple[str, ...]
+    watch_seconds: float
+    run_seconds: float
+
+
+def number_to_json(value: Any) -> Any:
+    """``value`` itself, or the string nan, inf or -inf: JSON has no such numbers."""
+    return str(float(value)) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _floats_to_json(array: Float64Array) -> list[Any]:
+    values = array.tolist()
+    return values if np.isfinite(array).all() else [number_to_json(value) for value in values]

@@ -1,0 +1,164 @@
+"""One JSON line a record: a run that any tool can read, also one that was killed.
+
+Line types: ``run`` (first line of every session), ``layers`` (whenever those of an optimizer changed), ``step``,
+``incident``.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from gradwatch.errors import ArgumentTypeError, LogdirError, RecordError
+from gradwatch.records import Incident, Layer, StepRecord
+from gradwatch.writers._lines import dumps
+
+if TYPE_CHECKING:
+    from typing import TextIO
+
+VERSION = 1
+
+
+class JSONLWriter:
+    """Appends every record and every incident to a file of JSON lines.
+
+    Args:
+        path: The file; missing directories are made. An existing file is continued, with a new ``run`` line.
+
+    Raises:
+        LogdirError: The file cannot be written.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        if not isinstance(path, (str, os.PathLike)):
+            raise ArgumentTypeError("path", path, "a path of a file")
+        self._path = os.fspath(path)
+        self._file = _open_to_append(self._path)
+        self._layers: dict[int, tuple[Layer, ...]] = {}
+        started = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+        self._put({"type": "run", "version": VERSION, "started": started})
+        self._file.flush()
+
+    def write(self, record: StepRecord) -> None:
+        """Append one step, after its layers where they are new."""
+        known = self._layers.get(record.optimizer)
+        if record.layers is not known:
+            if record.layers != known:
+                layers = [layer.to_json() for layer in record.layers]
+                self._put({"type": "layers", "optimizer": record.optimizer, "layers": layers})
+            self._layers[record.optimizer] = record.layers
+        self._put({"type": "step", **record.to_json()})
+
+    def write_incident(self, incident: Incident) -> None:
+        """Append one incident and hand everything to the operating system, so that it outlives the process."""
+        self._put({"type": "incident", **incident.to_json()})
+        self._file.flush()
+
+    def close(self) -> None:
+        """Flush and close the file."""
+        self._file.close()
+
+    def _put(self, data: dict[str, Any]) -> None:
+        self._file.write(dumps(data) + "\n")
+
+
+@dataclass(frozen=True)
+class RecordedRun:
+    """What a file of JSON lines holds.
+
+    Attributes:
+        records: Every step, in the order of writing; a resumed run may repeat steps.
+        incidents: Every incident, in the order of writing.
+        skipped: In words, what could not be read.
+    """
+
+    records: tuple[StepRecord, ...]
+    incidents: tuple[Incident, ...]
+    skipped: tuple[str, ...]
+
+
+def read_jsonl(path: str | os.PathLike[str]) -> RecordedRun:
+    """Read what :class:`JSONLWriter` wrote, as far as it goes.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The run; a torn or foreign line is left out and named in ``skipped``.
+
+    Raises:
+        RecordError: The file cannot be opened.
+    """
+    reader = _Reader()
+    try:
+        with open(path, encoding="utf-8", errors="replace", newline="\n") as file:  # noqa: PTH123
+            for index, line in enumerate(file, start=1):
+                if line.strip():
+                    reader.take(index, line)
+    except OSError as error:
+        raise RecordError(f"gradwatch: {os.fspath(path)!r} cannot be read: {error.strerror or error}") from error
+    return RecordedRun(tuple(reader.records), tuple(reader.incidents), tuple(reader.skipped))
+
+
+@dataclass
+class _Reader:
+    """The state of reading: whose layers the next step has."""
+
+    records: list[StepRecord] = field(default_factory=list)
+    incidents: list[Incident] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    layers: dict[int, tuple[Layer, ...]] = field(default_factory=dict)
+    readable: bool = True
+
+    def take(self, index: int, line: str) -> None:
+        try:
+            data = json.loads(line)
+            kind = data.pop("type")
+        except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
+            torn = "" if line.endswith("\n") else ", torn off: the run was killed while it was written"
+            self.skipped.append(f"line {index}: not a line of gradwatch{torn}")
+            return
+        if kind == "run":
+            self._start(index, data)
+        elif self.readable:
+            self._keep(index, kind, data)
+
+    def _start(self, index: int, data: dict[str, Any]) -> None:
+        self.layers.clear()
+        self.readable = data.get("version") == VERSION
+        if not self.readable:
+            version = data.get("version")
+            self.skipped.append(f"line {index}: a run of version {version!r}; this gradwatch reads version {VERSION}")
+
+    def _keep(self, index: int, kind: object, data: dict[str, Any]) -> None:
+        try:
+            if kind == "layers":
+                self.layers[data["optimizer"]] = tuple(Layer.from_json(layer) for layer in data["layers"])
+            elif kind == "step":
+                self.records.append(StepRecord.from_json(data, self.layers[data["optimizer"]]))
+            elif kind == "incident":
+                self.incidents.append(Incident.from_json(data))
+            else:
+                self.skipped.append(f"line {index}: unknown type {kind!r}")
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            self.skipped.append(f"line {index}: a {kind} that does not fit ({type(error).__name__}: {error})")
+
+
+def _open_to_append(path: str) -> TextIO:
+    """Open ``path`` at the start of a new line: the last one may have been torn by a kill."""
+    try:
+        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)  # noqa: PTH103, PTH120
+        with open(path, "ab+") as file:  # noqa: PTH123
+            if file.tell() > 0:
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":
+                    file.write(b"\n")
+        return open(path, "a", encoding="ascii", newline="\n")  # noqa: PTH123, SIM115
+    except OSError as error:
+        raise LogdirError(
+            f"gradwatch: path={path!r} cannot be written ({error.strerror or error}): "
+            "give a file in a directory that this process may write to"
+        ) from error
