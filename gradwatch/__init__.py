@@ -1,4 +1,4 @@
-"""gradwatch watches every layer's gradient at every optimizer step, and says what goes wrong, where, why and what to do.
+"""gradwatch watches every layer's gradient at every optimizer step and says what goes wrong, where, why, what to do.
 
 Importing it is cheap and does not import torch: TensorBoard's server loads it for its tab.
 """

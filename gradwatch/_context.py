@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from typing_extensions import Self
 
 from gradwatch import _options
 from gradwatch._monitor import Monitor
@@ -47,7 +48,7 @@ def watch(
         optimizer: One or several to narrow the watch to; by default every optimizer that owns parameters of the model
             is found by itself when it steps.
         logdir: Where TensorBoard logs go; by default nothing is written to disk.
-        clip: A clipping rule, applied right before each step: ``gradwatch.ClipNorm(1.0)``, ``gradwatch.ClipValue(0.5)``.
+        clip: A clipping rule, applied right before each step, such as ``gradwatch.ClipNorm(1.0)``.
         detectors: What judges the records, by default ``gradwatch.detectors.default_detectors()``.
         writers: Where records and incidents go, besides ``logdir``; by default the terminal. ``[]`` for nowhere.
         every: Gradient maxima, weight norms and update ratios are measured on every n-th step; norms on every one.
@@ -102,10 +103,12 @@ class Watch(Readout):
         self._subscription = Subscription(self._monitor)
         self._finalizer = weakref.finalize(self, _finish, self._monitor, self._subscription)
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._close(quietly=kind is not None)
 
     def loss(self, loss: Tensor | float) -> None:

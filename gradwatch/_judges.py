@@ -27,8 +27,8 @@ class Judges:
             except Exception as error:  # noqa: BLE001 - whatever it is, the training goes on
                 self._detectors.remove(detector)
                 warnings.warn(
-                    f"gradwatch: the detector {type(detector).__name__} failed at step {record.step} and judges no more "
-                    f"({type(error).__name__}: {error}); the training and the other detectors go on",
+                    f"gradwatch: the detector {type(detector).__name__} failed at step {record.step} and judges no "
+                    f"more ({type(error).__name__}: {error}); the training and the other detectors go on",
                     GradwatchWarning,
                     stacklevel=2,
                 )

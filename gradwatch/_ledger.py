@@ -10,8 +10,9 @@ from gradwatch._aggregates import Aggregates
 from gradwatch._audit import ClipAudit
 from gradwatch._judges import Judges
 from gradwatch._outlets import Outlets
+from gradwatch._price import Price
 from gradwatch.detectors import Detector
-from gradwatch.records import Incident, LayerSummary, ModelInfo, StepRecord
+from gradwatch.records import Incident, ModelInfo, RunSummary, StepRecord
 from gradwatch.writers import Writer
 
 
@@ -42,9 +43,22 @@ class Ledger:
             self.incidents.append(incident)
             self.outlets.write_incident(incident)
 
-    def layers(self) -> tuple[LayerSummary, ...]:
-        """One row a parameter."""
-        return self.aggregates.layers(self.history)
+    def summary(self, model: ModelInfo, num_steps: int, clip: object, price: Price) -> RunSummary:
+        """The run so far."""
+        counted = self.aggregates
+        return RunSummary(
+            model=model,
+            num_steps=num_steps,
+            num_skipped=counted.num_skipped,
+            num_clipped=counted.num_clipped,
+            clip=None if clip is None else str(clip),
+            last_total_norm=counted.last_total_norm,
+            layers=counted.layers(self.history),
+            incidents=tuple(self.incidents),
+            notes=tuple(self.audit.notes.values()),
+            watch_seconds=price.watch_seconds,
+            run_seconds=price.run_seconds,
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Baselines, counters and incidents as plain values; not the history."""

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from numbers import Real
-
 import torch
 from torch import Tensor
 
-from gradwatch.errors import ArgumentTypeError, ArgumentValueError
+from gradwatch.errors import ArgumentTypeError, ArgumentValueError, is_number
 
 
 class LossMean:
@@ -26,7 +24,7 @@ class LossMean:
             ArgumentValueError: It is a tensor with other than one element, or a complex one.
         """
         if not isinstance(loss, Tensor):
-            if isinstance(loss, bool) or not isinstance(loss, Real):
+            if not is_number(loss):
                 raise ArgumentTypeError("loss", loss, "a tensor with one element or a number")
             loss = torch.tensor(float(loss), dtype=torch.float64, device="cpu")
         elif loss.numel() != 1 or loss.is_complex():

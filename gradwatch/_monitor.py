@@ -5,13 +5,9 @@ gradients -> statistics -> clipping -> transfer -> StepRecord -> detectors -> di
 
 from __future__ import annotations
 
-import functools
-import threading
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Concatenate, ParamSpec
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -20,6 +16,7 @@ from gradwatch._audit import CLIPPED_TWICE, INSIDE_BACKWARD, SCALED_GRADIENTS
 from gradwatch._ledger import Ledger
 from gradwatch._loss import LossMean
 from gradwatch._outlets import Outlets
+from gradwatch._price import Price, event
 from gradwatch._steps import has_step_hook, tell_others
 from gradwatch._tracks import Tracks
 from gradwatch._transfer import Transfer
@@ -29,25 +26,7 @@ from gradwatch.errors import StateError
 from gradwatch.records import RunSummary
 from gradwatch.writers import Writer
 
-_P = ParamSpec("_P")
 _STATE_VERSION = 1
-
-
-def _event(method: Callable[Concatenate[Monitor, _P], None]) -> Callable[Concatenate[Monitor, _P], None]:
-    """One at a time, without autograd, and timed: the watch knows its own price."""
-
-    @functools.wraps(method)
-    def timed(self: Monitor, *args: _P.args, **kwargs: _P.kwargs) -> None:
-        with self._lock, torch.no_grad():
-            start = time.perf_counter()
-            self._began = start if self._began is None else self._began
-            try:
-                method(self, *args, **kwargs)
-            finally:
-                self._ended = time.perf_counter()
-                self._watch_seconds += self._ended - start
-
-    return timed
 
 
 class Monitor:
@@ -81,10 +60,7 @@ class Monitor:
         self._tracks = Tracks(model, optimizers)
         self._transfer: Transfer[step.Context] = Transfer()
         self._loss = LossMean()
-        self._lock = threading.RLock()
-        self._watch_seconds = self._run_seconds = 0.0
-        self._began: float | None = None
-        self._ended = 0.0
+        self.price = Price()
 
     def bind(self, model: nn.Module, optimizers: Sequence[Optimizer] | None, writers: Iterable[Writer]) -> None:
         """Go on with another model, other optimizers or writers; counters, baselines and history stay."""
@@ -97,7 +73,7 @@ class Monitor:
 
     def add_loss(self, loss: Tensor | float) -> None:
         """Take one micro-batch's loss for the step to come."""
-        with self._lock:
+        with self.price.lock:
             self._loss.add(loss)
 
     # ------------------------------------------------------------------------------------------- events of a step
@@ -106,7 +82,7 @@ class Monitor:
         """Whether this optimizer is watched."""
         return self._tracks.concerns(optimizer)
 
-    @_event
+    @event
     def begin(self, optimizer: Any, scale: Tensor | float | None = None) -> None:
         """The gradients are complete, and torch's own hook is still to come, if it comes at all."""
         if (track := self._tracks.of(optimizer)) is None or (track.pending is not None and track.pending.closed):
@@ -117,7 +93,7 @@ class Monitor:
         if not has_step_hook(optimizer):
             self._emit(track, moved=False)
 
-    @_event
+    @event
     def before_step(self, optimizer: Optimizer) -> None:
         """The gradients are complete: measure, look, clip."""
         if (track := self._tracks.of(optimizer)) is None:
@@ -130,20 +106,20 @@ class Monitor:
         if isinstance(found_overflow := getattr(optimizer, "found_inf", None), Tensor):
             track.pending.extras["skipped"] = found_overflow
 
-    @_event
+    @event
     def before_closure_again(self, optimizer: Optimizer) -> None:
         """LBFGS evaluates its closure again: the record stays that of the first evaluation."""
         if (track := self._tracks.of(optimizer)) is not None and track.pending is not None:
             track.pending.closed = True
 
-    @_event
+    @event
     def after_closure_again(self, optimizer: Optimizer) -> None:
         """It has: clip these gradients, too."""
         self._loss.take()
         if self._clip is not None and (track := self._tracks.of(optimizer)) is not None:
             step.clip_gradients(step.measure(track, self._clip), track.layout, self._clip)
 
-    @_event
+    @event
     def after_step(self, optimizer: Optimizer) -> None:
         """The update is done: send what was measured on its way."""
         if (track := self._tracks.of(optimizer)) is not None:
@@ -151,7 +127,7 @@ class Monitor:
                 self._measure(track, optimizer, None, may_clip=False)
             self._emit(track, moved=True)
 
-    @_event
+    @event
     def step_skipped(self, optimizer: Optimizer) -> None:
         """A GradScaler did not call the optimizer."""
         if (track := self._tracks.of(optimizer)) is not None:
@@ -159,7 +135,7 @@ class Monitor:
                 self._measure(track, optimizer, None, may_clip=False)
             self._emit(track, moved=False, skipped=True)
 
-    @_event
+    @event
     def before_partial_step(self, optimizer: Optimizer) -> None:
         """An optimizer steps inside the backward pass, on its share of the gradients."""
         layout = self._tracks.layouts.of(optimizer)
@@ -173,14 +149,14 @@ class Monitor:
                 self.ledger.audit.say(INSIDE_BACKWARD, clip=self._clip)
         self._tracks.add_partial(optimizer, share, layout)
 
-    @_event
+    @event
     def after_backward(self) -> None:
         """The backward pass with the partial steps is over: they were one step."""
         if (track := self._tracks.take_partial()) is not None and track.pending is not None:
             self._take_loss(track.pending)
             self._emit(track, moved=False)
 
-    @_event
+    @event
     def before_unscale(self, optimizer: Optimizer, scale: Tensor) -> None:
         """A GradScaler is about to take its factor out of the gradients."""
         if (track := self._tracks.of(optimizer)) is not None:
@@ -189,7 +165,7 @@ class Monitor:
                 track.before_clip.scale = track.loss_scale
                 self.ledger.audit.say(SCALED_GRADIENTS)
 
-    @_event
+    @event
     def before_clip(self, gradients: list[Tensor], num_changes: int) -> None:
         """Somebody else is about to clip."""
         if self._tracks.before_clip(gradients, num_changes, self._clip, self._every) and self._clip is not None:
@@ -235,7 +211,7 @@ class Monitor:
 
     # ---------------------------------------------------------------------------------------- the run as a whole
 
-    @_event
+    @event
     def close(self) -> None:
         """Everything under way arrives, is written and flushed."""
         for track in self._tracks.live():
@@ -247,21 +223,7 @@ class Monitor:
     def summary(self) -> RunSummary:
         """The run so far."""
         self.receive()
-        counted = self.ledger.aggregates
-        running = 0.0 if self._began is None else self._ended - self._began
-        return RunSummary(
-            model=self._tracks.layouts.info,
-            num_steps=self.num_steps,
-            num_skipped=counted.num_skipped,
-            num_clipped=counted.num_clipped,
-            clip=None if self._clip is None else str(self._clip),
-            last_total_norm=counted.last_total_norm,
-            layers=self.ledger.layers(),
-            incidents=tuple(self.ledger.incidents),
-            notes=tuple(self.ledger.audit.notes.values()),
-            watch_seconds=self._watch_seconds,
-            run_seconds=self._run_seconds + running,
-        )
+        return self.ledger.summary(self._tracks.layouts.info, self.num_steps, self._clip, self.price)
 
     def state_dict(self) -> dict[str, Any]:
         """Counters, baselines and incidents as plain values."""

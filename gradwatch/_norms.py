@@ -152,9 +152,11 @@ class _Bank:
     def _lay_out_buffer(self, counts: list[int]) -> None:
         sizes = [piece.shape.numel() for piece in self._pieces]
         self._buffer = torch.zeros(sum(sizes), dtype=self._accumulate, device="cpu")
-        self._slots = [
-            slot.view(piece.shape) for slot, piece in zip(self._buffer.split(sizes), self._pieces, strict=True)
-        ] if sizes else []
+        self._slots = (
+            [slot.view(piece.shape) for slot, piece in zip(self._buffer.split(sizes), self._pieces, strict=True)]
+            if sizes
+            else []
+        )
         self._groups: list[tuple[Tensor, Tensor]] = []
         """Rows of one length side by side ``[num_rows, row]``, and where their norms go ``[num_rows]``."""
         offset = first = 0
@@ -186,10 +188,10 @@ class _Bank:
     def _gather(self, sources: list[Tensor | None]) -> None:
         slots, present = self._slots, [source for source in sources if source is not None]
         if len(present) < len(slots):
-            torch._foreach_zero_([slot for slot, source in zip(slots, sources, strict=True) if source is None])  # noqa: SLF001
+            torch._foreach_zero_([slot for slot, source in zip(slots, sources, strict=True) if source is None])
             slots = [slot for slot, source in zip(slots, sources, strict=True) if source is not None]
         if present:
-            torch._foreach_copy_(slots, present)  # noqa: SLF001 - public in all but name, as torch's own clip uses it
+            torch._foreach_copy_(slots, present)
 
     def _measure_groups(self) -> None:
         for rows, norms in self._groups:
@@ -197,7 +199,8 @@ class _Bank:
 
     def _sums(self) -> Float64Array:
         rows = np.square(look(self._norms), dtype=np.float64)
-        return np.bincount(self._owner, weights=rows, minlength=len(self._num_rows))
+        sums: Float64Array = np.bincount(self._owner, weights=rows, minlength=len(self._num_rows)).astype(np.float64)
+        return sums
 
     def _look_again(
         self, doubtful: list[int], tensors: Sequence[Tensor | None], squared: Float64Array, nonfinite: Int64Array
@@ -235,10 +238,12 @@ def _lifted_squared_norm(tensor: Tensor) -> float:
     for chunk in flat(tensor).split(_CHUNK):
         lifted = chunk.to(torch.float32) * _UP
         body = lifted[: len(lifted) // ROW * ROW].view(-1, ROW)
-        norms = torch.cat([
-            torch.linalg.vector_norm(body, 2, 1),
-            torch.linalg.vector_norm(lifted[body.numel() :]).view(1),
-        ])
+        norms = torch.cat(
+            [
+                torch.linalg.vector_norm(body, 2, 1),
+                torch.linalg.vector_norm(lifted[body.numel() :]).view(1),
+            ]
+        )
         total += float(look(norms.to(torch.float64).square_().sum()))
     return total / _UP**2
 

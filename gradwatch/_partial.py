@@ -54,5 +54,4 @@ class PartialSteps:
         statistics = Statistics(data, first.columns)
         clipped = [measurement.clipped_norm.to(data.device, non_blocking=True).square() for _, measurement in shares]
         clipped_norm: Tensor = torch.stack(clipped).sum().sqrt()
-        merged = Measurement(statistics, statistics, clipped_norm, lr=max(m.lr for _, m in shares))
-        return merged
+        return Measurement(statistics, statistics, clipped_norm, lr=max(m.lr for _, m in shares))

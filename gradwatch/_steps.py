@@ -108,7 +108,7 @@ class Subscription:
 
 def tell_others(sender: Listener, call: Callable[[Listener], object]) -> None:
     """Tell every listener but one, for what a listener itself does to the gradients."""
-    for subscription in list(_subscriptions):
+    for subscription in _subscriptions.copy():
         if subscription.listener() is not sender:
             subscription.guard(call)
 
@@ -120,7 +120,7 @@ def _tell(optimizer: Optimizer, call: Callable[[Listener], object]) -> None:
 
 def _concerned(optimizer: Optimizer) -> list[Subscription]:
     found = []
-    for subscription in list(_subscriptions):
+    for subscription in _subscriptions.copy():
         listener = subscription.listener()
         if listener is not None and listener.concerns(optimizer):
             found.append(subscription)
@@ -341,7 +341,7 @@ def _tapped_grouping(original: Callable[..., Any], is_open: list[bool]) -> Calla
             # by value: one clamp to the upper bound and one to the lower, unless the user asked for the plain loop
             by_value = caller.f_code is _CLIP_BY_VALUE and caller.f_locals.get("foreach") is not False
             gradients, num_changes = list(tensors[0]), 2 if by_value else 1
-            for subscription in list(_subscriptions):
+            for subscription in _subscriptions.copy():
                 subscription.guard(lambda listener: listener.before_clip(gradients, num_changes))
         return original(tensors, *args, **kwargs)
 

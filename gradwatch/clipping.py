@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Real
 from typing import Protocol
 
 import torch
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from gradwatch._statistics import Column, Statistics
 from gradwatch._transfer import look, on_host, wait_for
-from gradwatch.errors import ArgumentTypeError, ArgumentValueError, NonfiniteGradientError
+from gradwatch.errors import ArgumentTypeError, ArgumentValueError, NonfiniteGradientError, is_number
 
 _EPSILON = 1e-6
 """What torch adds to the norm before it divides by it (``torch.nn.utils.clip_grad_norm_``)."""
@@ -75,8 +74,8 @@ class ClipNorm:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "max_norm", _positive("max_norm", self.max_norm))
-        norm_type = math.inf if self.norm_type == "inf" else self.norm_type
-        object.__setattr__(self, "norm_type", _positive("norm_type", norm_type))
+        given: object = self.norm_type
+        object.__setattr__(self, "norm_type", _positive("norm_type", math.inf if given == "inf" else given))
         if not isinstance(self.error_if_nonfinite, bool):
             raise ArgumentTypeError("error_if_nonfinite", self.error_if_nonfinite, "True or False")
 
@@ -178,7 +177,7 @@ def _scale_gradients(parameters: Sequence[Tensor], coefficient: Tensor) -> None:
         by_device.setdefault(value.device, []).append(value)
     for device, group in by_device.items():
         # a 0-dim tensor, not a float: three times faster on the CPU, and the device need not be asked
-        torch._foreach_mul_(group, coefficient.to(device, non_blocking=True))  # noqa: SLF001 - as torch's own clip
+        torch._foreach_mul_(group, coefficient.to(device, non_blocking=True))
 
 
 def _values_in_place(parameters: Sequence[Tensor]) -> list[Tensor]:
@@ -197,7 +196,7 @@ def _values_in_place(parameters: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _positive(argument: str, given: object) -> float:
-    if isinstance(given, bool) or not isinstance(given, Real):
+    if not is_number(given):
         raise ArgumentTypeError(argument, given, "a number")
     value = float(given)
     if not value > 0:

@@ -17,6 +17,9 @@ Only ``NonfiniteGradientError`` can surface during training, and only because th
 
 from __future__ import annotations
 
+from numbers import Real
+from typing import TypeGuard
+
 
 class GradwatchError(Exception):
     """Root of everything that gradwatch raises on purpose."""
@@ -33,9 +36,7 @@ class ArgumentTypeError(GradwatchError, TypeError):
     """An argument has a type that is not allowed."""
 
     def __init__(self, argument: str, given: object, allowed: str) -> None:
-        super().__init__(
-            f"gradwatch: {argument} is a {type(given).__name__} ({_short(given)}), but must be {allowed}"
-        )
+        super().__init__(f"gradwatch: {argument} is a {type(given).__name__} ({_short(given)}), but must be {allowed}")
 
 
 class LogdirError(GradwatchError, OSError):
@@ -56,6 +57,11 @@ class NonfiniteGradientError(GradwatchError, RuntimeError):
 
 class GradwatchWarning(UserWarning):
     """Gradwatch goes on, with less than was asked for."""
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether it is a real number (numpy's scalars included) and no bool."""
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def _short(value: object, limit: int = 80) -> str:

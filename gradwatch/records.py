@@ -160,7 +160,8 @@ class StepRecord:
     @property
     def absent(self) -> NDArray[np.bool_]:
         """Where the gradient is ``None``, shape ``[num_params]``."""
-        return np.isnan(self.grad_norm) & (self.num_nonfinite == 0)
+        absent: NDArray[np.bool_] = np.isnan(self.grad_norm) & (self.num_nonfinite == 0)
+        return absent
 
     @property
     def clipped(self) -> bool:

@@ -131,7 +131,7 @@ def because(cause: Cause) -> str:
 def advice(remedy: Remedy) -> str:
     """What to do, and why it helps."""
     action, reason = plain(remedy.action).rstrip("."), plain(remedy.reason).rstrip(".")
-    return f"{action} ({reason})" if reason else action
+    return f"{action}: {reason}" if reason else action
 
 
 def gap(unavailable: Unavailable) -> str:

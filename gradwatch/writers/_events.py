@@ -37,9 +37,7 @@ def packed(tag: str, values: Any, content: bytes | None) -> Any:
 
 def strings(tag: str, texts: Sequence[str], content: bytes | None) -> Any:
     """Strings of JSON, shape ``[len(texts)]``."""
-    tensor = TensorProto(
-        dtype=DT_STRING, tensor_shape=_shape(len(texts)), string_val=[text.encode() for text in texts]
-    )
+    tensor = TensorProto(dtype=DT_STRING, tensor_shape=_shape(len(texts)), string_val=[text.encode() for text in texts])
     return Summary.Value(tag=tag, tensor=tensor, metadata=_metadata(PLUGIN_NAME, content))
 
 
@@ -56,9 +54,7 @@ def text(tag: str, page: str) -> Any:
 
 def image(tag: str, picture: Picture) -> Any:
     """A PNG for the Images page."""
-    encoded = Summary.Image(
-        height=picture.height, width=picture.width, colorspace=4, encoded_image_string=picture.png
-    )
+    encoded = Summary.Image(height=picture.height, width=picture.width, colorspace=4, encoded_image_string=picture.png)
     return Summary.Value(tag=tag, image=encoded)
 
 

@@ -80,7 +80,7 @@ def _draw(heatmap: Heatmap, incidents: Sequence[Incident]) -> Picture:
         fontsize=8,
     )
     buffer = io.BytesIO()
-    canvas.print_png(buffer)
+    figure.savefig(buffer, format="png")
     width, pixels_high = canvas.get_width_height()
     return Picture(buffer.getvalue(), width, pixels_high)
 
@@ -105,13 +105,16 @@ def _colours(cells: Float64Array, nonfinite: NDArray[np.bool_], scale: ScalarMap
 
 def _label(axes: Axes, heatmap: Heatmap) -> None:
     """Layers on the left, steps below; names are shown as they are, not read as formulas."""
+    from matplotlib.ticker import MaxNLocator
+
     labels, steps = heatmap.labels(), heatmap.steps
     every = -(-len(labels) // MAX_LABELS)
     axes.set_yticks(range(0, len(labels), every), labels[::every], fontsize=8)
     for text in axes.get_yticklabels():
         text.set_parse_math(False)
-    columns = np.unique(np.linspace(0, len(steps) - 1, 9).round().astype(int))
-    axes.set_xticks(columns, [f"{steps[column]:,}" for column in columns], fontsize=8)
+    ticks = MaxNLocator(9, integer=True).tick_values(steps[0], steps[-1])
+    shown = [int(tick) for tick in ticks if steps[0] <= tick <= steps[-1]]
+    axes.set_xticks([heatmap.column_of(step) for step in shown], [f"{step:,}" for step in shown], fontsize=8)
     axes.set_xlabel("optimizer step")
 
 
@@ -126,11 +129,14 @@ def _ring(axes: Axes, heatmap: Heatmap, incidents: Sequence[Incident]) -> None:
         axes.scatter(columns, rows, s=70, facecolors="none", edgecolors="black", linewidths=2.6)
         axes.scatter(columns, rows, s=70, facecolors="none", edgecolors="white", linewidths=1.3)
     for index, incident in enumerate(incidents[:MAX_FLAGS]):
+        column = heatmap.column_of(incident.step)
+        late = 2 * column > len(heatmap.steps)
         axes.annotate(
             f"{wording.title(incident)} · step {incident.step:,}",
-            xy=(heatmap.column_of(incident.step), -0.5),
+            xy=(column, -0.5),
             xytext=(0, 6 + 13 * index),
             textcoords="offset points",
             fontsize=8,
-            arrowprops={"arrowstyle": "-", "lw": 0.8},
+            horizontalalignment="right" if late else "left",
+            arrowprops={"arrowstyle": "-", "lw": 0.8, "relpos": (float(late), 0), "shrinkB": 0},
         )

@@ -66,5 +66,5 @@ def _table(summary: RunSummary) -> str:
 
 def _row(layer: LayerSummary) -> str:
     norms = " | ".join(wording.number(norm) for norm in (layer.first, layer.median, layer.worst))
-    step = f"{layer.worst_step:,}" if layer.worst_step >= 0 else "–"
+    step = f"{layer.worst_step:,}" if layer.worst_step >= 0 else "-"
     return f"| {markdown(wording.name(layer.name))} | {norms} | {step} |"

@@ -45,19 +45,19 @@ class ConsoleWriter:
 
     def write_summary(self, summary: RunSummary) -> None:
         """Print the closing line."""
-        self._print(Text(wording.verdict(summary)))
+        self._print(Text(wording.verdict(summary)), soft_wrap=True)
 
     def close(self) -> None:
         """Nothing to release: the stream belongs to the user."""
 
-    def _print(self, renderable: RenderableType) -> None:
+    def _print(self, renderable: RenderableType, *, soft_wrap: bool = False) -> None:
         if isinstance(self._given, Console):
-            self._given.print(renderable)
+            self._given.print(renderable, soft_wrap=soft_wrap)
             return
         file = self._given or sys.stderr
         if file is None:  # a windowed Windows program has no stderr
             return
-        text = _render(renderable, _console_like(file))
+        text = _render(renderable, _console_like(file), soft_wrap=soft_wrap)
         encoding = getattr(file, "encoding", None) or "utf-8"
         with _progress_bars_aside(file):
             # Through the stream and not through rich, so that a live display which replaced sys.stderr sees it.
@@ -75,14 +75,14 @@ def summary_table(summary: RunSummary) -> str:
     console = Console(
         file=io.StringIO(), width=WIDTH, color_system=None, force_terminal=False, force_jupyter=False, no_color=True
     )
-    lines = _render(Group(*parts), console).splitlines()
-    return "\n".join(line.rstrip() for line in lines)
+    return _render(Group(*parts), console).rstrip("\n")
 
 
 def _block(incident: Incident) -> RenderableType:
     colour = _COLOURS.get(incident.severity, "yellow")
     rows = [
-        ("why" if rank == 0 else "or", wording.because(cause)) for rank, cause in enumerate(incident.causes[:_MAX_CAUSES])
+        ("why" if rank == 0 else "or", wording.because(cause))
+        for rank, cause in enumerate(incident.causes[:_MAX_CAUSES])
     ]
     parts: list[RenderableType] = [Text(wording.headline(incident), style=f"bold {colour}")]
     if incident.message:
@@ -110,7 +110,7 @@ def _layers(summary: RunSummary) -> Table:
     for header in ("first", "median", "worst", "at step", *(("optimizer",) if several else ())):
         table.add_column(header, justify="right")
     for layer in shown:
-        step = f"{layer.worst_step:,}" if layer.worst_step >= 0 else "–"
+        step = f"{layer.worst_step:,}" if layer.worst_step >= 0 else "-"
         norms = [wording.number(norm) for norm in (layer.first, layer.median, layer.worst)]
         table.add_row(Text(wording.name(layer.name)), *norms, step, *((str(layer.optimizer),) if several else ()))
     if len(shown) < len(summary.layers):
@@ -128,10 +128,10 @@ def _grid(rows: list[tuple[str, str]]) -> RenderableType:
     return Padding(grid, (0, 0, 0, 2)) if rows else Group()
 
 
-def _render(renderable: RenderableType, console: Console) -> str:
+def _render(renderable: RenderableType, console: Console, *, soft_wrap: bool = False) -> str:
     with console.capture() as capture:
-        console.print(renderable)
-    return capture.get()
+        console.print(renderable, soft_wrap=soft_wrap)
+    return "".join(f"{line.rstrip()}\n" for line in capture.get().splitlines())
 
 
 def _console_like(file: TextIO) -> Console:

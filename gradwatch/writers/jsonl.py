@@ -6,7 +6,7 @@ Line types: ``run`` (first line of every session), ``layers`` (whenever those of
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import json
 import os
 from dataclasses import dataclass, field
@@ -38,7 +38,7 @@ class JSONLWriter:
         self._path = os.fspath(path)
         self._file = _open_to_append(self._path)
         self._layers: dict[int, tuple[Layer, ...]] = {}
-        started = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+        started = dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds")
         self._put({"type": "run", "version": VERSION, "started": started})
         self._file.flush()
 
@@ -156,7 +156,7 @@ def _open_to_append(path: str) -> TextIO:
                 file.seek(-1, os.SEEK_END)
                 if file.read(1) != b"\n":
                     file.write(b"\n")
-        return open(path, "a", encoding="ascii", newline="\n")  # noqa: PTH123, SIM115
+        return open(path, "a", encoding="ascii", newline="\n")  # noqa: PTH123
     except OSError as error:
         raise LogdirError(
             f"gradwatch: path={path!r} cannot be written ({error.strerror or error}): "

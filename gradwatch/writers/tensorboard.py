@@ -6,31 +6,26 @@ Incidents are on disk when ``write_incident`` returns. A report (Text) and a hea
 
 from __future__ import annotations
 
-import datetime
-import math
 import os
-import secrets
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gradwatch.errors import ArgumentTypeError, ArgumentValueError, LogdirError
-from gradwatch.records import Incident, Layer, RunSummary, StepRecord
-from gradwatch.tensorboard_plugin import metadata
+from gradwatch.records import Incident, RunSummary, StepRecord
 from gradwatch.writers import _events, _report
 from gradwatch.writers._heatmap import Heatmap
-from gradwatch.writers._lines import dumps
 from gradwatch.writers._picture import draw
+from gradwatch.writers._wire import Wire
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 SECONDS_BETWEEN_PICTURES = 60.0
-
-_SAMPLED = ("grad_max", "weight_norm", "update_ratio")
+GROUP = "gradwatch"
 
 
 class TensorBoardWriter:
@@ -66,10 +61,121 @@ class TensorBoardWriter:
         self._axis = axis
         self._clock = clock
         self._drawn_at = clock()
-        self._session = new_session()
-        self._num_written: dict[tuple[int, str], int] = {}
-        self._first_segment: dict[int, int] = {}
-        self._layers: dict[int, tuple[Layer, ...]] = {}
+        self._wire = Wire()
         self._heatmaps: dict[int, Heatmap] = {}
+        self._ever_clipped: set[int] = set()
         self._incidents: list[Incident] = []
         self._step = 0
+
+    def write(self, record: StepRecord) -> None:
+        """Write one step; it reaches the disk within two minutes, or with the next incident."""
+        self._step = record.step
+        packed, plain = self._wire.step(record), self._plain(record)
+        if self._axis is None:
+            self._put(record.step, packed + plain)
+        else:
+            self._put(record.step, packed)
+            self._put_plain(plain)
+        self._heatmaps.setdefault(record.optimizer, Heatmap()).add(record)
+        if self._clock() - self._drawn_at >= SECONDS_BETWEEN_PICTURES:
+            self._draw()
+
+    def write_incident(self, incident: Incident) -> None:
+        """Write one incident; all that was written so far is on disk when this returns."""
+        self._step = max(self._step, incident.step)
+        self._incidents.append(incident)
+        self._put(incident.step, [self._wire.incident(incident)])
+        self._writer.flush()
+        plain = [_events.scalar(f"{GROUP}/incidents so far", len(self._incidents))]
+        if len(self._incidents) <= _report.MAX_INCIDENTS:
+            plain.append(_events.text(f"{GROUP}/report", _report.interim(self._incidents)))
+        self._put_plain(plain)
+        self._writer.flush()
+
+    def write_summary(self, summary: RunSummary) -> None:
+        """Write the report of the whole run."""
+        self._put_plain([_events.text(f"{GROUP}/report", _report.final(summary))])
+
+    def close(self) -> None:
+        """Draw the heat map a last time and flush; the user's own writer stays open."""
+        try:
+            self._draw()
+        finally:
+            if self._owns_writer:
+                self._writer.close()
+            elif _is_open(self._writer):
+                self._writer.flush()
+
+    def _plain(self, record: StepRecord) -> list[Any]:
+        """What the Scalars page shows. Logarithms, because its defaults cut a spike of four decades off."""
+        prefix = _prefix(record.optimizer)
+        if record.clipped:
+            self._ever_clipped.add(record.optimizer)
+        rows = [("log10 gradient norm", _log10(record.total_norm))]
+        if record.optimizer in self._ever_clipped and not record.skipped:
+            rows.append(("log10 gradient norm after clipping", _log10(record.clipped_norm)))
+        usable = record.grad_norm[np.isfinite(record.grad_norm) & (record.grad_norm > 0)]
+        if usable.size:
+            rows.append(("log10 largest layer gradient norm", _log10(usable.max())))
+            rows.append(("log10 smallest layer gradient norm", _log10(usable.min())))
+        rows.append(("non-finite gradient elements", float(record.num_nonfinite.sum())))
+        values = [_events.scalar(f"{prefix}/{name}", value) for name, value in rows if not np.isneginf(value)]
+        return [*values, _events.scalar(f"{GROUP}/incidents so far", len(self._incidents))]
+
+    def _draw(self) -> None:
+        for optimizer, heatmap in self._heatmaps.items():
+            own = [incident for incident in self._incidents if incident.optimizer == optimizer]
+            self._put_plain([_events.image(f"{_prefix(optimizer)}/heatmap", draw(heatmap, own))])
+        self._drawn_at = self._clock()
+
+    def _put_plain(self, values: Sequence[Any]) -> None:
+        self._put(self._step if self._axis is None else self._axis(), values)
+
+    def _put(self, step: int, values: Sequence[Any]) -> None:
+        if not _is_open(self._writer):
+            # torch would open a second event file, see the class.
+            raise LogdirError("gradwatch: summary_writer was closed before the watch; close the watch first")
+        file_writer: Any = self._writer._get_file_writer()  # type: ignore[no-untyped-call]  # noqa: SLF001
+        file_writer.add_event(_events.event(step, values), step)
+
+
+def _prefix(optimizer: int) -> str:
+    return GROUP if optimizer == 0 else f"{GROUP}/optimizer{optimizer}"
+
+
+def _log10(value: float) -> float:
+    """log10; -inf for 0, and NaN or inf as they are: TensorBoard marks them with a triangle."""
+    with np.errstate(divide="ignore"):
+        return float(np.log10(value))
+
+
+def _is_open(writer: SummaryWriter) -> bool:
+    return writer.file_writer is not None
+
+
+def _checked(summary_writer: object) -> SummaryWriter:
+    from torch.utils.tensorboard import SummaryWriter
+
+    if not isinstance(summary_writer, SummaryWriter):
+        raise ArgumentTypeError("summary_writer", summary_writer, "a torch.utils.tensorboard.SummaryWriter")
+    return summary_writer
+
+
+def _open(logdir: object) -> SummaryWriter:
+    """A writer of our own; whether the directory can be written is tried now, not in a background thread later."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    if not isinstance(logdir, (str, os.PathLike)):
+        raise ArgumentTypeError("logdir", logdir, "a path of a directory")
+    path = str(os.fspath(logdir))
+    try:
+        if "://" not in path:  # a bucket has neither directories nor permissions to try
+            os.makedirs(path, exist_ok=True)  # noqa: PTH103
+            with tempfile.TemporaryFile(dir=path):
+                pass
+        return SummaryWriter(path)
+    except OSError as error:
+        raise LogdirError(
+            f"gradwatch: logdir={path!r} cannot be written ({error.strerror or error}): "
+            "give a directory that exists or can be made, and that this process may write to"
+        ) from error
