@@ -79,18 +79,41 @@ class Measurement:
 
 
 @dataclass
+class Identity:
+    """What is left of an optimizer when it is gone: by its names another one is known as the same.
+
+    Attributes:
+        index: Its number in the records.
+        names: The parameters that it owns.
+        num_steps: How often it has stepped.
+    """
+
+    index: int
+    names: list[str]
+    num_steps: int = 0
+
+
+@dataclass
 class Track:
     """One optimizer's line through the run."""
 
-    index: int
+    identity: Identity
     layout: Layout
-    num_steps: int = 0
     pending: Measurement | None = None
     before_clip: BeforeClip | None = None
     was_bad: bool = False
     loss_scale: Tensor | None = None
     """What a GradScaler has just taken out of the gradients."""
     _sampler: tuple[Layout, WeightSampler] | None = None
+
+    @property
+    def index(self) -> int:
+        """Its number in the records."""
+        return self.identity.index
+
+    def is_sampled(self, every: int) -> bool:
+        """Whether maxima, weights and updates are looked at in the step to come."""
+        return self.identity.num_steps % every == 0
 
     @property
     def sampler(self) -> WeightSampler:
@@ -207,7 +230,7 @@ def finish(track: Track, *, moved: bool) -> tuple[dict[str, Tensor], tuple[Colum
     assert measurement is not None
     bring_up_to_date(measurement, track.layout)
     track.pending = None
-    track.num_steps += 1
+    track.identity.num_steps += 1
     if measurement.weights and moved:
         measurement.extras["update_ratio"] = track.sampler.update_ratio(measurement.weights, track.layout.parameters)
     if (loss_scale := measurement.scale if isinstance(measurement.scale, Tensor) else track.loss_scale) is not None:

@@ -139,7 +139,7 @@ class Monitor:
     def before_partial_step(self, optimizer: Optimizer) -> None:
         """An optimizer steps inside the backward pass, on its share of the gradients."""
         layout = self._tracks.layouts.of(optimizer)
-        share = step.measure(step.Track(-1, layout), self._clip)
+        share = step.measure(step.Track(step.Identity(-1, []), layout), self._clip)
         share.lr = step.learning_rate(optimizer, share)
         if self._clip is not None:
             if self._clip.per_parameter:
@@ -176,7 +176,7 @@ class Monitor:
     def _measure(self, track: step.Track, optimizer: Any, scale: Any, *, may_clip: bool = True) -> None:
         if track.pending is not None:
             self._emit(track, moved=False)  # the step before has raised
-        sampled = track.num_steps % self._every == 0
+        sampled = track.is_sampled(self._every)
         measurement = track.pending = step.measure(track, self._clip, scale, sampled=sampled)
         measurement.lr = step.learning_rate(optimizer, measurement)
         self._take_loss(measurement)
@@ -196,7 +196,7 @@ class Monitor:
             measurement.extras["loss"] = loss
 
     def _emit(self, track: step.Track, *, moved: bool, skipped: bool = False) -> None:
-        sampled = track.num_steps % self._every == 0
+        sampled = track.is_sampled(self._every)
         lr = track.pending.lr if track.pending is not None else float("nan")
         tensors, columns = step.finish(track, moved=moved)
         layers = track.layout.layers

@@ -232,7 +232,7 @@ class _Bank:
 
 
 def _lifted_squared_norm(tensor: Tensor) -> float:
-    if not look(torch.linalg.vector_norm(tensor, 1)):
+    if not look(torch.linalg.vector_norm(tensor, 1, dtype=torch.float32)):
         return 0.0  # a sum of absolute values cannot underflow: zero is told from tiny at the price of one read
     total = 0.0
     for chunk in flat(tensor).split(_CHUNK):

@@ -116,11 +116,11 @@ class Meter:
                 plain.append(_real_view(values_of(tensor).detach()).to(dtype))
                 odd.append(i)
         measured = self._on_the_host(plain, odd) if self._norms is not None else self._on_the_device(plain)
-        if Column.ABS_MAX in columns:
-            measured.append(self._stack([None if g is None else _abs_max(g) for g in tensors]))
-        if Column.POWER in columns:
-            powers = [None if g is None else _power(g, norm_type) for g in plain]
-            measured.append(self._stack(powers))
+        for column in columns[len(ALWAYS) :]:
+            if column is Column.ABS_MAX:
+                measured.append(self._stack([None if g is None else _abs_max(g) for g in tensors]))
+            else:
+                measured.append(self._stack([None if g is None else _power(g, norm_type) for g in plain]))
         return Statistics(torch.stack(measured, dim=1), columns)
 
     def _on_the_host(self, tensors: list[Tensor | None], odd: list[int]) -> list[Tensor]:

@@ -94,8 +94,8 @@ class Subscription:
         try:
             with torch.no_grad():
                 call(listener)
-        except NonfiniteGradientError:
-            raise
+        except (NonfiniteGradientError, GradwatchWarning):
+            raise  # the latter only where the user turned warnings into errors
         except Exception as error:  # noqa: BLE001 - whatever it is, the training goes on
             if not self._failed:
                 self._failed = True

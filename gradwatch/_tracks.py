@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gradwatch._layout import Layout, Layouts
-from gradwatch._measurement import BeforeClip, Measurement, Track, remember_before_clip
+from gradwatch._measurement import BeforeClip, Identity, Measurement, Track, remember_before_clip
 from gradwatch._partial import PartialSteps
 from gradwatch._statistics import Statistics
 from gradwatch.clipping import Clip
@@ -50,14 +50,11 @@ class Tracks:
     """
 
     def __init__(self, model: nn.Module, optimizers: Sequence[Optimizer] | None) -> None:
-        self._names: list[list[str]] = []
-        self._num_steps: list[int] = []
+        self._identities: list[Identity] = []
         self.bind(model, optimizers)
 
     def bind(self, model: nn.Module, optimizers: Sequence[Optimizer] | None) -> None:
         """Begin with (another) model and its optimizers; indices and counters go on."""
-        if hasattr(self, "_tracks"):
-            self._retire()
         self.layouts = Layouts(model)
         self._only = None if optimizers is None else weakref.WeakSet(optimizers)
         self._tracks: weakref.WeakKeyDictionary[Any, Track] = weakref.WeakKeyDictionary()
@@ -109,7 +106,7 @@ class Tracks:
             witness = next((p.grad for p in track.layout.parameters if p.grad is not None and id(p.grad) in ids), None)
             if witness is not None:
                 claimed = True
-                sampled = track.num_steps % every == 0
+                sampled = track.is_sampled(every)
                 behind |= remember_before_clip(track, clip, witness, num_changes, sampled=sampled)
         if not claimed and self._only is None:
             self._remember_unclaimed(ids, num_changes, clip)
@@ -117,13 +114,11 @@ class Tracks:
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values."""
-        self._note_steps()
-        return {"names": [list(names) for names in self._names], "num_steps": list(self._num_steps)}
+        return {"identities": [asdict(identity) for identity in self._identities]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """The inverse of :meth:`state_dict`: an optimizer of the same parameters gets its old index."""
-        self._names = [list(names) for names in state["names"]]
-        self._num_steps = list(state["num_steps"])
+        self._identities = [Identity(**identity) for identity in state["identities"]]
         live = list(self._tracks.items())
         self._tracks.clear()
         for key, track in live:
@@ -135,23 +130,22 @@ class Tracks:
             if not layout.layers:
                 return None
             names = [layer.name for layer in layout.layers]
-            track = self._tracks[key] = Track(self._index_of(names), layout)
-            track.num_steps = self._num_steps[track.index]
+            track = self._tracks[key] = Track(self._identify(names), layout)
             if self._unclaimed is not None:
                 track.before_clip = self._unclaimed.for_layout(layout)
         elif track.layout is not layout:
             track.layout, track.before_clip = layout, None
-            self._names[track.index] = [layer.name for layer in layout.layers]
+            track.identity.names = [layer.name for layer in layout.layers]
         return track
 
-    def _index_of(self, names: list[str]) -> int:
+    def _identify(self, names: list[str]) -> Identity:
+        """An earlier optimizer of the same parameters that is gone, or a new one."""
         taken = {track.index for track in self._tracks.values()}
-        for index, known in enumerate(self._names):
-            if index not in taken and known == names:
-                return index
-        self._names.append(names)
-        self._num_steps.append(0)
-        return len(self._names) - 1
+        for identity in self._identities:
+            if identity.index not in taken and identity.names == names:
+                return identity
+        self._identities.append(Identity(len(self._identities), names))
+        return self._identities[-1]
 
     def _remember_unclaimed(self, ids: set[int], num_changes: int, clip: Clip | None) -> None:
         everything = self.layouts.everything()
@@ -163,14 +157,7 @@ class Tracks:
         if earlier is not None and all(g._version == version for g, version in earlier.versions.values()):  # noqa: SLF001
             self._unclaimed = _Unclaimed(earlier.layout, earlier.statistics, {**earlier.versions, **versions})
             return
-        probe = Track(-1, everything)
+        probe = Track(Identity(-1, []), everything)
         remember_before_clip(probe, clip, next(iter(clipped.values())), num_changes, sampled=True)
         assert probe.before_clip is not None
         self._unclaimed = _Unclaimed(everything, probe.before_clip.statistics, versions)
-
-    def _note_steps(self) -> None:
-        for track in self._tracks.values():
-            self._num_steps[track.index] = track.num_steps
-
-    def _retire(self) -> None:
-        self._note_steps()

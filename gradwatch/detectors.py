@@ -158,6 +158,12 @@ class _Level:
         self.peak = max(self.mean, self.peak + 0.005 * (self.mean - self.peak))
         self.highest = max(self.highest, value)
 
+    def shift(self, decades: float) -> None:
+        """Move with the set of parameters that it is about."""
+        self.mean += decades
+        self.peak += decades
+        self.highest += decades
+
     @property
     def limit(self) -> float:
         """What a norm must exceed for several steps to have jumped."""
@@ -215,10 +221,23 @@ class _Usual:
     names: tuple[str, ...] = ()
     norm: Float64Array = field(default_factory=lambda: np.empty(0))
 
-    def rename(self, names: tuple[str, ...]) -> None:
-        """Follow the optimizer to other parameters: what is known is kept by name."""
+    def rename(self, names: tuple[str, ...], grad_norm: Float64Array) -> float:
+        """Follow the optimizer to other parameters: what is known is kept by name.
+
+        Args:
+            names: The parameters from now on.
+            grad_norm: Their first norms, taken as usual where nothing is known.
+
+        Returns:
+            By how many decades the usual total norm changes thereby: unfreezing layers is no explosion.
+        """
+        if names == self.names:
+            return 0.0
+        before = _root_sum_square(self.norm)
         known = dict(zip(self.names, self.norm.tolist(), strict=True))
         self.names, self.norm = names, np.array([known.get(name, math.nan) for name in names], dtype=np.float64)
+        after = _root_sum_square(np.where(np.isnan(self.norm), grad_norm, self.norm))
+        return math.log10(after / before) if after > 0 < before else 0.0
 
     def update(self, grad_norm: Float64Array) -> None:
         """Take in one step's norms, those that are finite."""
@@ -321,6 +340,7 @@ class Profile:
         return float(np.median((level[last] - level[first]) / (last - first))) * (len(level) - 1)
 
 
+_SQUARABLE = 1e150  # float64 overflows beyond its root
 _MAX_POINTS = 32
 _MIN_TREND = 4  # two layers have no trend, and three only just
 
@@ -390,7 +410,7 @@ class _Layout:
         """The profile over the modules that have a gradient."""
         if not self.modules:
             return Profile((), np.empty(0), 0.0, 0.0, 0.0)
-        norm = record.grad_norm.take(self._order)
+        norm = np.minimum(record.grad_norm.take(self._order), _SQUARABLE)
         modules = self.modules
         with np.errstate(all="ignore"):
             level = np.log10(np.add.reduceat(norm * norm, self._starts)) / 2
@@ -595,7 +615,7 @@ class ExplodingDetector:
         state = self._memory.of(record.optimizer)
         if self._layers.get(record.optimizer) is not record.layers:
             self._layers[record.optimizer] = record.layers
-            state.usual.rename(record.names)
+            state.total.shift(state.usual.rename(record.names, record.grad_norm))
         state.weights = self._depth.scale(record) or state.weights
         findings = self._findings(record, state)
         state.streaks.update(dict.fromkeys(findings, 0.0))
@@ -615,9 +635,9 @@ class ExplodingDetector:
         total, level = state.total, math.log10(record.total_norm) if record.total_norm > 0 else -math.inf
         if total.count >= WARM_STEPS:
             if level >= total.highest + BURST:
-                findings["burst"] = lambda: _jumped(record, state, 10 ** (total.highest + BURST), "burst")
+                findings["burst"] = lambda: _jumped(record, state, _power(total.highest + BURST), "burst")
             if level >= total.limit or (level >= total.peak + 0.5 and _carried_by_one(record, state)):
-                findings["jump"] = lambda: _jumped(record, state, 10**total.limit, "jump")
+                findings["jump"] = lambda: _jumped(record, state, _power(total.limit), "jump")
         profile = self._depth.of(record)
         if profile.fade <= -FADE and profile.trend() <= -FADE:
             findings["growth"] = lambda: _growing(record, profile)
@@ -630,8 +650,8 @@ class ExplodingDetector:
 
 def _carried_by_one(record: StepRecord, state: _ExplodingState) -> bool:
     """Whether one layer alone outweighs the whole model's usual norm, far above its own usual: diluted by the rest."""
-    alone = record.grad_norm >= 10**state.total.peak
-    far = 10 ** (state.total.limit - state.total.mean)
+    alone = record.grad_norm >= _power(state.total.peak)
+    far = _power(state.total.limit - state.total.mean)
     return bool((alone & (record.grad_norm >= far * state.usual.norm)).any())
 
 
@@ -648,7 +668,7 @@ def _update_ratios(layout: _Layout, record: StepRecord) -> Float64Array:
 
 
 def _jumped(record: StepRecord, state: _ExplodingState, threshold: float, rule: str) -> Incident:
-    usual = 10**state.total.mean
+    usual = _power(state.total.mean)
     with np.errstate(all="ignore"):
         times = np.nan_to_num(record.grad_norm / state.usual.norm, nan=0.0)
     order = [int(index) for index in np.argsort(-times, kind="stable") if times[index] >= 10]  # noqa: PLR2004
@@ -671,7 +691,7 @@ def _jumped(record: StepRecord, state: _ExplodingState, threshold: float, rule: 
             "rule": rule,
             "total_norm": record.total_norm,
             "usual_norm": usual,
-            "highest_norm": 10**state.total.highest,
+            "highest_norm": _power(state.total.highest),
             "lr": record.lr,
             "loss": record.loss,
         },
@@ -682,15 +702,15 @@ def _growing(record: StepRecord, profile: Profile) -> Incident:
     order = np.argsort(-profile.level, kind="stable")
     worst = [int(index) for index in order if profile.level[index] >= profile.level[-1] + FADE] or [int(order[0])]
     decades = -profile.trend()
-    factor = 10 ** (decades / (len(profile.modules) - 1))
+    factor = _power(decades / (len(profile.modules) - 1))
     first, last = profile.modules[worst[0]], profile.modules[-1]
-    ratio = 10 ** float(profile.level[worst[0]] - profile.level[-1])
+    ratio = _power(float(profile.level[worst[0]] - profile.level[-1]))
     return Incident(
         kind="exploding",
         step=record.step,
         layers=tuple(profile.modules[index] for index in worst),
         severity=Severity.ERROR,
-        value=10**decades,
+        value=_power(decades),
         threshold=10**FADE,
         message=f"The learning signal grows on its way back: every layer multiplies it by about {factor:.2g}, so "
         f"{first} receives {_number(ratio)} times what {last} does.",
@@ -874,16 +894,16 @@ def _lowest_first(profile: Profile, chosen: NDArray[np.bool_]) -> tuple[str, ...
 
 
 def _vanishing(record: StepRecord, profile: Profile, symptom: _Symptom, weights: WeightScale) -> Incident:
-    per_layer = 10 ** (-symptom.decades / max(1, len(profile.modules) - 1))
+    per_layer = _power(-symptom.decades / max(1, len(profile.modules) - 1))
     indices = {module: index for index, module in enumerate(profile.modules)}
     worst, reference = symptom.modules[0], symptom.reference
-    ratio = 10 ** float(profile.level[indices[worst]] - profile.level[indices[reference]])
+    ratio = _power(float(profile.level[indices[worst]] - profile.level[indices[reference]]))
     return Incident(
         kind="vanishing",
         step=record.step,
         layers=symptom.modules,
         severity=Severity.WARNING if symptom.rule == "slow" else Severity.ERROR,
-        value=10**-symptom.decades if symptom.rule in ("fade", "slow") else ratio,
+        value=_power(-symptom.decades) if symptom.rule in ("fade", "slow") else ratio,
         threshold=10**-symptom.threshold,
         message=_vanishing_message(symptom, worst, per_layer, ratio),
         optimizer=record.optimizer,
@@ -923,6 +943,16 @@ def _vanishing_message(symptom: _Symptom, worst: str, per_layer: float, ratio: f
         f"The learning signal fades on its way back: every layer passes on about {100 * per_layer:.2g} % of it, so "
         f"{worst} receives {share}{stalled}."
     )
+
+
+def _root_sum_square(norm: Float64Array) -> float:
+    """The total of several norms; NaN counts as nothing."""
+    return float(np.linalg.norm(np.nan_to_num(np.minimum(norm, _SQUARABLE), nan=0.0)))
+
+
+def _power(decades: float) -> float:
+    """10 to this power; a float's largest rather than an OverflowError."""
+    return float(10 ** min(decades, 308.0))
 
 
 def _number(value: float) -> str:

@@ -36,7 +36,8 @@ def make(step, norms=1.0, layers=LAYERS, **fields):
     values = np.broadcast_to(np.asarray(norms, dtype=np.float64), (len(layers),)).copy()
     bad = fields.pop("num_nonfinite", np.zeros(len(layers), dtype=np.int64))
     values[bad > 0] = math.nan
-    total = math.nan if bad.any() else float(np.sqrt(np.nansum(values**2)))
+    with np.errstate(all="ignore"):
+        total = math.nan if bad.any() else float(np.sqrt(np.nansum(values**2)))
     fields = {"optimizer": 0, "total_norm": total, "clipped_norm": total, **fields}
     return StepRecord(step=step, layers=layers, grad_norm=values, num_nonfinite=bad, **fields)
 
@@ -423,6 +424,24 @@ def test_baselines_follow_the_names():
     records = calm(40) + [make(40 + t, np.ones(20), more) for t in range(3)]
     (incident,) = watch(records + [make(43 + t, norms, more) for t in range(5)])
     assert incident.layers == ("fc3.weight",)
+
+
+@pytest.mark.parametrize("size", [1e3, 1.0, math.nan])
+def test_unfreezing_is_no_explosion(size):
+    """Layers that join with far larger gradients, and layers that leave, move the usual norm with them."""
+    more = (*mlp(2, prefix="new"), *LAYERS)
+    joined = [make(40 + t, np.array([size] * 4 + [1.0] * 16), more) for t in range(40)]
+    assert watch(calm(40) + joined + calm(40, 1, 80)) == []
+    (incident,) = watch(calm(40) + joined + calm(40, 1, 80) + [make(120 + t, 50.0) for t in range(5)])
+    assert incident.step == 122
+
+
+def test_numbers_beyond_float_are_no_error():
+    """Norms near the ends of float64 raise neither an error nor a warning."""
+    for size in (1e300, 1e-300):
+        watch(calm(20) + [make(20 + t, size, total_norm=size) for t in range(5)])
+        watch(make(t, 10 ** np.linspace(300, -300, 16) if size > 1 else fading(1e-40)) for t in range(20))
+        watch(make(t, size, total_norm=1.7e308) for t in range(40))
 
 
 def test_optimizers_are_judged_apart():

@@ -48,7 +48,7 @@ def scalar(tag: str, value: float) -> Any:
 
 def text(tag: str, page: str) -> Any:
     """A page of Markdown for the Text page."""
-    tensor = TensorProto(dtype=DT_STRING, tensor_shape=_shape(1), string_val=[page.encode()])
+    tensor = TensorProto(dtype=DT_STRING, tensor_shape=_shape(), string_val=[page.encode()])
     return Summary.Value(tag=tag, tensor=tensor, metadata=_metadata("text", b""))
 
 
@@ -70,8 +70,8 @@ def to_float32(values: Any) -> Any:
     return narrow
 
 
-def _shape(size: int) -> Any:
-    return TensorShapeProto(dim=[TensorShapeProto.Dim(size=size)])
+def _shape(*sizes: int) -> Any:
+    return TensorShapeProto(dim=[TensorShapeProto.Dim(size=size) for size in sizes])
 
 
 def _metadata(plugin: str, content: bytes | None) -> Any:

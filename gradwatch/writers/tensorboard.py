@@ -6,22 +6,23 @@ Incidents are on disk when ``write_incident`` returns. A report (Text) and a hea
 
 from __future__ import annotations
 
-import os
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gradwatch.errors import ArgumentTypeError, ArgumentValueError, LogdirError
+from gradwatch.errors import ArgumentValueError
 from gradwatch.records import Incident, RunSummary, StepRecord
 from gradwatch.writers import _events, _report
 from gradwatch.writers._heatmap import Heatmap
 from gradwatch.writers._picture import draw
+from gradwatch.writers._sinks import Borrowed, Sink, open_logdir
 from gradwatch.writers._wire import Wire
 
 if TYPE_CHECKING:
+    import os
+
     from torch.utils.tensorboard import SummaryWriter
 
 SECONDS_BETWEEN_PICTURES = 60.0
@@ -56,19 +57,19 @@ class TensorBoardWriter:
     ) -> None:
         if (logdir is None) == (summary_writer is None):
             raise ArgumentValueError("logdir", logdir, "give exactly one of logdir and summary_writer")
-        self._owns_writer = logdir is not None
-        self._writer = _open(logdir) if logdir is not None else _checked(summary_writer)
+        self._sink: Sink = Borrowed(summary_writer) if logdir is None else open_logdir(logdir)
         self._axis = axis
         self._clock = clock
         self._drawn_at = clock()
         self._wire = Wire()
         self._heatmaps: dict[int, Heatmap] = {}
         self._ever_clipped: set[int] = set()
+        self._highest: dict[int, float] = {}
         self._incidents: list[Incident] = []
         self._step = 0
 
     def write(self, record: StepRecord) -> None:
-        """Write one step; it reaches the disk within two minutes, or with the next incident."""
+        """Write one step; it reaches the disk within seconds, or with the next incident."""
         self._step = record.step
         packed, plain = self._wire.step(record), self._plain(record)
         if self._axis is None:
@@ -76,7 +77,9 @@ class TensorBoardWriter:
         else:
             self._put(record.step, packed)
             self._put_plain(plain)
-        self._heatmaps.setdefault(record.optimizer, Heatmap()).add(record)
+        if record.optimizer not in self._heatmaps:
+            self._heatmaps[record.optimizer] = Heatmap()
+        self._heatmaps[record.optimizer].add(record)
         if self._clock() - self._drawn_at >= SECONDS_BETWEEN_PICTURES:
             self._draw()
 
@@ -85,12 +88,12 @@ class TensorBoardWriter:
         self._step = max(self._step, incident.step)
         self._incidents.append(incident)
         self._put(incident.step, [self._wire.incident(incident)])
-        self._writer.flush()
+        self._sink.flush()
         plain = [_events.scalar(f"{GROUP}/incidents so far", len(self._incidents))]
         if len(self._incidents) <= _report.MAX_INCIDENTS:
             plain.append(_events.text(f"{GROUP}/report", _report.interim(self._incidents)))
         self._put_plain(plain)
-        self._writer.flush()
+        self._sink.flush()
 
     def write_summary(self, summary: RunSummary) -> None:
         """Write the report of the whole run."""
@@ -101,10 +104,7 @@ class TensorBoardWriter:
         try:
             self._draw()
         finally:
-            if self._owns_writer:
-                self._writer.close()
-            elif _is_open(self._writer):
-                self._writer.flush()
+            self._sink.close()
 
     def _plain(self, record: StepRecord) -> list[Any]:
         """What the Scalars page shows. Logarithms, because its defaults cut a spike of four decades off."""
@@ -114,6 +114,11 @@ class TensorBoardWriter:
         rows = [("log10 gradient norm", _log10(record.total_norm))]
         if record.optimizer in self._ever_clipped and not record.skipped:
             rows.append(("log10 gradient norm after clipping", _log10(record.clipped_norm)))
+        if np.isfinite(record.total_norm):
+            # The page scales its axes to the middle 90 % of the values: what lasts is seen, a lone spike is not.
+            highest = max(record.total_norm, self._highest.get(record.optimizer, 0.0))
+            self._highest[record.optimizer] = highest
+            rows.append(("log10 highest gradient norm so far", _log10(highest)))
         usable = record.grad_norm[np.isfinite(record.grad_norm) & (record.grad_norm > 0)]
         if usable.size:
             rows.append(("log10 largest layer gradient norm", _log10(usable.max())))
@@ -132,11 +137,7 @@ class TensorBoardWriter:
         self._put(self._step if self._axis is None else self._axis(), values)
 
     def _put(self, step: int, values: Sequence[Any]) -> None:
-        if not _is_open(self._writer):
-            # torch would open a second event file, see the class.
-            raise LogdirError("gradwatch: summary_writer was closed before the watch; close the watch first")
-        file_writer: Any = self._writer._get_file_writer()  # type: ignore[no-untyped-call]  # noqa: SLF001
-        file_writer.add_event(_events.event(step, values), step)
+        self._sink.add(_events.event(step, values))
 
 
 def _prefix(optimizer: int) -> str:
@@ -147,35 +148,3 @@ def _log10(value: float) -> float:
     """log10; -inf for 0, and NaN or inf as they are: TensorBoard marks them with a triangle."""
     with np.errstate(divide="ignore"):
         return float(np.log10(value))
-
-
-def _is_open(writer: SummaryWriter) -> bool:
-    return writer.file_writer is not None
-
-
-def _checked(summary_writer: object) -> SummaryWriter:
-    from torch.utils.tensorboard import SummaryWriter
-
-    if not isinstance(summary_writer, SummaryWriter):
-        raise ArgumentTypeError("summary_writer", summary_writer, "a torch.utils.tensorboard.SummaryWriter")
-    return summary_writer
-
-
-def _open(logdir: object) -> SummaryWriter:
-    """A writer of our own; whether the directory can be written is tried now, not in a background thread later."""
-    from torch.utils.tensorboard import SummaryWriter
-
-    if not isinstance(logdir, (str, os.PathLike)):
-        raise ArgumentTypeError("logdir", logdir, "a path of a directory")
-    path = str(os.fspath(logdir))
-    try:
-        if "://" not in path:  # a bucket has neither directories nor permissions to try
-            os.makedirs(path, exist_ok=True)  # noqa: PTH103
-            with tempfile.TemporaryFile(dir=path):
-                pass
-        return SummaryWriter(path)
-    except OSError as error:
-        raise LogdirError(
-            f"gradwatch: logdir={path!r} cannot be written ({error.strerror or error}): "
-            "give a directory that exists or can be made, and that this process may write to"
-        ) from error
