@@ -71,7 +71,7 @@ class Measurement:
     clipped_norm: Tensor
     scale: Tensor | float | None = None
     extras: dict[str, Tensor] = field(default_factory=dict)
-    weights: list[Tensor] | None = None
+    weights: Tensor | None = None
     lr: float = math.nan
     early: bool = False
     outdated: bool = False
@@ -162,8 +162,8 @@ def clip_gradients(measurement: Measurement, layout: Layout, clip: Clip) -> None
         measurement.clipped_norm = clipped_norm
 
 
-def remember_before_clip(track: Track, clip: Clip | None, witness: Tensor, num_changes: int, *, sampled: bool) -> bool:
-    """Somebody is about to clip this track's gradients: measure them first.
+def remember_before_clip(track: Track, clip: Clip | None, ids: set[int], num_changes: int, *, sampled: bool) -> bool:
+    """Somebody is about to clip gradients of this track, those of these ids: measure first.
 
     Returns:
         Whether they clip behind our back: the step had been measured already.
@@ -173,10 +173,13 @@ def remember_before_clip(track: Track, clip: Clip | None, witness: Tensor, num_c
         return True
     earlier = track.before_clip
     if earlier is not None and earlier.holds_for(track.layout):
-        earlier.version += num_changes  # clipped twice: the first look was the one before any clipping
+        # clipped twice, or one by one: the first look was the one before any clipping
+        earlier.version += num_changes if id(earlier.witness) in ids else 0
         return False
     norm_type = 2.0 if clip is None else clip.norm_type
-    statistics = track.layout.meter.measure(track.layout.gradients(), _columns(clip, sampled=sampled), norm_type)
+    gradients = track.layout.gradients()
+    statistics = track.layout.meter.measure(gradients, _columns(clip, sampled=sampled), norm_type)
+    witness = next(gradient for gradient in gradients if gradient is not None and id(gradient) in ids)
     track.before_clip = BeforeClip(track.layout, statistics, witness, witness._version + num_changes)  # noqa: SLF001
     return False
 
@@ -231,7 +234,7 @@ def finish(track: Track, *, moved: bool) -> tuple[dict[str, Tensor], tuple[Colum
     bring_up_to_date(measurement, track.layout)
     track.pending = None
     track.identity.num_steps += 1
-    if measurement.weights and moved:
+    if measurement.weights is not None and moved:
         measurement.extras["update_ratio"] = track.sampler.update_ratio(measurement.weights, track.layout.parameters)
     if (loss_scale := measurement.scale if isinstance(measurement.scale, Tensor) else track.loss_scale) is not None:
         measurement.extras["loss_scale"] = loss_scale

@@ -122,7 +122,7 @@ class Monitor:
     @event
     def after_step(self, optimizer: Optimizer) -> None:
         """The update is done: send what was measured on its way."""
-        if (track := self._tracks.of(optimizer)) is not None:
+        if (track := self._tracks.known(optimizer)) is not None:
             if track.pending is None:  # an optimizer that did not evaluate its closure
                 self._measure(track, optimizer, None, may_clip=False)
             self._emit(track, moved=True)
@@ -211,14 +211,17 @@ class Monitor:
 
     # ---------------------------------------------------------------------------------------- the run as a whole
 
-    @event
     def close(self) -> None:
         """Everything under way arrives, is written and flushed."""
+        self._finish_steps()
+        self.ledger.outlets.close(self.summary)
+
+    @event
+    def _finish_steps(self) -> None:
         for track in self._tracks.live():
             if track.pending is not None:
                 self._emit(track, moved=False)
         self.receive(wait=True)
-        self.ledger.outlets.close(self.summary)
 
     def summary(self) -> RunSummary:
         """The run so far."""

@@ -26,10 +26,11 @@ class Outlets:
 
     def close(self, summarise: Callable[[], RunSummary]) -> None:
         """Hand the summary to those who want it, then close all."""
-        takers = [writer for writer in self._writers if isinstance(writer, SummaryTaker)]
-        if takers:
+        writers = self._writers.copy()
+        if any(isinstance(writer, SummaryTaker) for writer in writers):
             summary = summarise()
             self._each(lambda writer: writer.write_summary(summary) if isinstance(writer, SummaryTaker) else None)
+        self._writers = writers  # one whose summary failed still has something to flush
         self._each(lambda writer: writer.close())
         self._writers = []
 

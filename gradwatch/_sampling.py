@@ -1,7 +1,7 @@
 """How far a step moved the weights: update-to-weight ratios from at most 4,096 elements a parameter.
 
-The sampled ratio has a median error below 1 % and reads 3 MB of GPT-2 small's weights, not 498 MB twice. Which
-elements is drawn once, from a generator of its own: the user's random numbers stay as they are.
+With 4,096 elements the ratio has a median error below 1 %, with 512 of 3 %, and GPT-2 small's 498 MB of weights are not
+read twice. Which elements is drawn once, from a generator of its own: the user's random numbers stay as they are.
 """
 
 from __future__ import annotations
@@ -14,6 +14,12 @@ from torch import Tensor
 from gradwatch._norms import flat
 
 MAX_ELEMENTS = 4096
+"""Of one parameter."""
+
+_MIN_ELEMENTS = 512
+_MAX_TOTAL = 1 << 18
+"""Of all parameters together, as long as each keeps its minimum: what fits into a cache."""
+
 _SEED = 20_111
 
 
@@ -26,31 +32,41 @@ class WeightSampler:
 
     def __init__(self, parameters: Sequence[Tensor]) -> None:
         generator = torch.Generator(device="cpu").manual_seed(_SEED)
-        self._picks = [_pick(parameter, generator) for parameter in parameters]
+        most = min(MAX_ELEMENTS, max(_MIN_ELEMENTS, _MAX_TOTAL // max(1, len(parameters))))
+        self._picks = [_pick(parameter, most, generator) for parameter in parameters]
+        self._sizes = [min(p.numel(), most) * (2 if p.is_complex() else 1) for p in parameters]
 
     @torch.no_grad()
-    def take(self, parameters: Sequence[Tensor]) -> list[Tensor]:
-        """A copy of the sampled elements of each parameter, in float32 or wider."""
+    def take(self, parameters: Sequence[Tensor]) -> Tensor:
+        """A copy of all sampled elements, one parameter after the other, on the first one's device.
+
+        Returns:
+            ``[num_sampled]`` in float32, or in float64 if a parameter is.
+        """
         samples = []
         for parameter, pick in zip(parameters, self._picks, strict=True):
             elements = flat(parameter.detach())
-            sample = elements.clone() if pick is None else elements.index_select(0, pick)
-            sample = torch.view_as_real(sample).reshape(-1) if sample.is_complex() else sample
-            samples.append(sample if sample.dtype == torch.float64 else sample.to(torch.float32))
-        return samples
+            samples.append(elements if pick is None else elements.index_select(0, pick))
+        if any(sample.dtype != torch.float32 for sample in samples):
+            samples = [torch.view_as_real(s).reshape(-1) if s.is_complex() else s for s in samples]
+            wide = torch.float64 if any(s.dtype == torch.float64 for s in samples) else torch.float32
+            samples = [sample.to(wide) for sample in samples]
+        device = samples[0].device
+        return torch.cat([sample.to(device, non_blocking=True) for sample in samples])
 
     @torch.no_grad()
-    def update_ratio(self, before: list[Tensor], parameters: Sequence[Tensor]) -> Tensor:
+    def update_ratio(self, before: Tensor, parameters: Sequence[Tensor]) -> Tensor:
         """``norm(after - before) / norm(before)``, ``[num_params]`` float64; inf where a zero weight moved."""
-        after = self.take(parameters)
-        moved = torch._foreach_norm(torch._foreach_sub(after, before), 2, torch.float64)  # noqa: SLF001 - as torch's clip
-        weight = torch._foreach_norm(before, 2, torch.float64)  # noqa: SLF001
-        device = before[0].device
-        return torch.stack([n.to(device) for n in moved]) / torch.stack([n.to(device) for n in weight])
+        return self._norms(self.take(parameters).sub_(before)) / self._norms(before)
+
+    def _norms(self, samples: Tensor) -> Tensor:
+        """L2 norm of each parameter's part, float64."""
+        parts = torch.split_with_sizes(samples, self._sizes)
+        return torch.stack(torch._foreach_norm(parts)).to(torch.float64)  # noqa: SLF001 - as torch's own clip
 
 
-def _pick(parameter: Tensor, generator: torch.Generator) -> Tensor | None:
-    if parameter.numel() <= MAX_ELEMENTS:
+def _pick(parameter: Tensor, most: int, generator: torch.Generator) -> Tensor | None:
+    if parameter.numel() <= most:
         return None
-    drawn = torch.randint(parameter.numel(), (MAX_ELEMENTS,), generator=generator, device="cpu")
+    drawn = torch.randint(parameter.numel(), (most,), generator=generator, device="cpu")
     return drawn.sort().values.to(parameter.device)

@@ -118,7 +118,10 @@ class Meter:
         measured = self._on_the_host(plain, odd) if self._norms is not None else self._on_the_device(plain)
         for column in columns[len(ALWAYS) :]:
             if column is Column.ABS_MAX:
-                measured.append(self._stack([None if g is None else _abs_max(g) for g in tensors]))
+                extremes = [None if g is None else _extremes(g) for g in tensors]
+                low = self._stack([None if pair is None else pair[0] for pair in extremes])
+                high = self._stack([None if pair is None else pair[1] for pair in extremes])
+                measured.append(torch.maximum(-low, high))
             else:
                 measured.append(self._stack([None if g is None else _power(g, norm_type) for g in plain]))
         return Statistics(torch.stack(measured, dim=1), columns)
@@ -148,9 +151,16 @@ class Meter:
 
     def _stack(self, values: Sequence[Tensor | None]) -> Tensor:
         """``[num_params]`` float64 on one device, 0 where absent."""
-        zero = torch.zeros((), dtype=torch.float64, device=self._device)
-        moved = [zero if v is None else v.to(self._device, torch.float64, non_blocking=True) for v in values]
-        return torch.stack(moved) if moved else zero.new_zeros(0)
+        present = [value for value in values if value is not None]
+        if len({(value.device, value.dtype) for value in present}) > 1:
+            present = [value.to(self._device, torch.float64, non_blocking=True) for value in present]
+        result = torch.zeros(len(values), dtype=torch.float64, device=self._device)
+        if len(present) == len(values) and present:
+            return result.copy_(torch.stack(present), non_blocking=True)
+        where = [i for i, value in enumerate(values) if value is not None]
+        for i, value in zip(where, present, strict=True):
+            result[i].copy_(value, non_blocking=True)
+        return result
 
 
 def values_of(gradient: Tensor) -> Tensor:
@@ -166,17 +176,21 @@ def _real_view(tensor: Tensor) -> Tensor:
     return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
 
 
-def _abs_max(gradient: Tensor) -> Tensor:
+def _extremes(gradient: Tensor) -> tuple[Tensor, Tensor]:
+    """Smallest and largest element, at memory speed, where ``abs().max()`` is not."""
     values = values_of(gradient)
     if not values.numel():
-        return torch.zeros((), dtype=torch.float64, device=values.device)
+        zero = torch.zeros((), dtype=torch.float64, device=values.device)
+        return zero, zero
     if values.is_complex():
-        return values.abs().max()
-    low, high = torch.aminmax(values)  # at memory speed, where abs().max() is not
-    return torch.maximum(-low, high)
+        modulus = values.abs().max()
+        return -modulus, modulus
+    low, high = torch.aminmax(values)
+    return low, high
 
 
 def _power(tensor: Tensor, norm_type: float) -> Tensor:
     if math.isinf(norm_type):
         raise ValueError("the infinity norm is a maximum: measure Column.ABS_MAX")
-    return torch.linalg.vector_norm(tensor, norm_type, dtype=torch.float64).pow(norm_type)
+    norm: Tensor = torch.linalg.vector_norm(tensor, norm_type, dtype=torch.float64)
+    return norm.pow(norm_type)

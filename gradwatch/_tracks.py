@@ -76,6 +76,10 @@ class Tracks:
         """Those that have stepped or are expected to."""
         return list(self._tracks.values())
 
+    def known(self, optimizer: Any) -> Track | None:
+        """The track of an optimizer as its last event left it; None before the first."""
+        return self._tracks.get(optimizer)
+
     def of(self, optimizer: Any) -> Track | None:
         """The track of an optimizer, its layout brought up to date; None if it owns nothing here."""
         return self._track(optimizer, self.layouts.of(optimizer))
@@ -103,12 +107,13 @@ class Tracks:
         behind = False
         claimed = False
         for track in known:
-            witness = next((p.grad for p in track.layout.parameters if p.grad is not None and id(p.grad) in ids), None)
-            if witness is not None:
+            if not ids.isdisjoint(map(id, track.layout.gradients())):
                 claimed = True
                 sampled = track.is_sampled(every)
-                behind |= remember_before_clip(track, clip, witness, num_changes, sampled=sampled)
-        if not claimed and self._only is None:
+                behind |= remember_before_clip(track, clip, ids, num_changes, sampled=sampled)
+        if claimed:
+            self._unclaimed = None  # it would keep the first gradients alive
+        elif self._only is None:
             self._remember_unclaimed(ids, num_changes, clip)
         return behind
 
@@ -158,6 +163,6 @@ class Tracks:
             self._unclaimed = _Unclaimed(earlier.layout, earlier.statistics, {**earlier.versions, **versions})
             return
         probe = Track(Identity(-1, []), everything)
-        remember_before_clip(probe, clip, next(iter(clipped.values())), num_changes, sampled=True)
+        remember_before_clip(probe, clip, ids, num_changes, sampled=True)
         assert probe.before_clip is not None
         self._unclaimed = _Unclaimed(everything, probe.before_clip.statistics, versions)

@@ -190,8 +190,8 @@ def _values_in_place(parameters: Sequence[Tensor]) -> list[Tensor]:
             # uncoalesced, an element is a sum of several values: clamping them one by one is something else
             parameter.grad = parameter.grad.coalesce()
             values.append(parameter.grad._values())  # noqa: SLF001 - .values() refuses to be changed in place
-        else:
-            values.append(parameter.grad)
+        else:  # the lazy conjugate bit bars torch's foreach functions; a real factor does not care about it
+            values.append(parameter.grad.conj() if parameter.grad.is_conj() else parameter.grad)
     return values
 
 

@@ -90,13 +90,14 @@ class GradWatch(Readout, _Callback):
         self._monitor: Monitor | None = None
         self._subscription: Subscription | None = None
         self._saved: dict[str, Any] | None = None
+        self._is_fitting = True
 
     @property
     def state_key(self) -> str:
         """Tells two of these callbacks with different options apart in a checkpoint."""
         return self._generate_state_key(
             logdir=self._logdir,
-            clip=repr(self._clip),
+            clip=_described(self._clip),
             detectors=[type(detector).__name__ for detector in self._detectors],
             writers=None if self._writers is None else [type(writer).__name__ for writer in self._writers],
             every=self._every,
@@ -113,6 +114,11 @@ class GradWatch(Readout, _Callback):
         self._begin(_options.unwrapped(optimizer), None)
 
     # ----------------------------------------------------------------------------------------------- Lightning's hooks
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Note what is about to run: ``test`` and the like restore callbacks from a checkpoint, too."""
+        del trainer, pl_module
+        self._is_fitting = stage == "fit"
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Start to watch; a second ``fit`` goes on counting."""
@@ -183,12 +189,12 @@ class GradWatch(Readout, _Callback):
         return self._saved or {}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Go on from a saved state.
+        """Go on from a saved state; when testing with an old checkpoint, what the fit has found stays readable.
 
         Raises:
             StateError: It is not the state of a watch, or of a later version (also a ``ValueError``).
         """
-        if not state_dict:
+        if not state_dict or not self._is_fitting:
             return
         if self._monitor is None:
             self._saved = dict(state_dict)
@@ -204,7 +210,9 @@ class GradWatch(Readout, _Callback):
 
     def __getstate__(self) -> dict[str, Any]:
         """For ``ddp_spawn``, which pickles callbacks: the state goes along, files and hooks do not."""
-        return {**self.__dict__, "_monitor": None, "_subscription": None, "_saved": self.state_dict() or None}
+        # Lightning hangs the LightningModule's own log methods on every callback, and will do so again.
+        kept = {name: value for name, value in self.__dict__.items() if name not in ("log", "log_dict")}
+        return {**kept, "_monitor": None, "_subscription": None, "_saved": self.state_dict() or None}
 
     # ---------------------------------------------------------------------------------------------------- translation
 
@@ -244,5 +252,11 @@ def _logger_writer(logger: Any, trainer: Any) -> Writer:
 
     experiment = getattr(logger, "experiment", None)
     if isinstance(experiment, SummaryWriter):
+        experiment._get_file_writer()  # type: ignore[no-untyped-call]  # noqa: SLF001 - a fit before has closed it
         return TensorBoardWriter(summary_writer=experiment, axis=axis)
     return MetricsWriter(logger.log_metrics, axis, every=trainer.log_every_n_steps)
+
+
+def _described(clip: Clip | None) -> str:
+    """The same in every process: without an own ``repr``, an object shows its address."""
+    return type(clip).__qualname__ if type(clip).__repr__ is object.__repr__ else repr(clip)

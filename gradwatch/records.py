@@ -385,7 +385,11 @@ class RunSummary:
 
 
 def number_to_json(value: Any) -> Any:
-    """``value`` itself, or the string nan, inf or -inf: JSON has no such numbers."""
+    """``value`` itself, with the strings nan, inf and -inf for what JSON has no numbers for, also inside of it."""
+    if isinstance(value, Mapping):
+        return {key: number_to_json(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [number_to_json(inner) for inner in value]
     return str(float(value)) if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -25,7 +25,9 @@ FLOORS: dict[int, set[str]] = {
     8: {"_monitor"},
     9: {"_readout"},
     10: {"_context", "lightning"},
-    11: {"_demo", "_cli", "__main__", ""},
+    11: {"_demo"},
+    12: {"_cli"},
+    13: {"__main__", ""},
 }
 """A module imports only from lower floors. ``writers.*`` may import their own private helpers."""
 

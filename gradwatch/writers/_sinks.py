@@ -9,10 +9,10 @@ import struct
 import time
 from typing import Any, Protocol
 
+import google_crc32c
 from tensorboard.compat.proto.event_pb2 import Event
 
 from gradwatch.errors import ArgumentTypeError, LogdirError
-from gradwatch.writers._crc32c import masked_crc32c
 
 SECONDS_BETWEEN_FLUSHES = 5.0
 
@@ -53,7 +53,7 @@ class EventFile:
         event.wall_time = time.time()
         data = event.SerializeToString()
         length = struct.pack("<Q", len(data))
-        checks = struct.pack("<I", masked_crc32c(length)), struct.pack("<I", masked_crc32c(data))
+        checks = struct.pack("<I", _masked_crc(length)), struct.pack("<I", _masked_crc(data))
         self._file.write(length + checks[0] + data + checks[1])
         if time.monotonic() - self._flushed_at > SECONDS_BETWEEN_FLUSHES:
             self.flush()
@@ -116,3 +116,9 @@ def open_logdir(logdir: object) -> Sink:
             f"gradwatch: logdir={path!r} cannot be written ({error.strerror or error}): "
             "give a directory that exists or can be made, and that this process may write to"
         ) from error
+
+
+def _masked_crc(data: bytes) -> int:
+    """The CRC-32C, rotated and shifted as TensorFlow's record format wants it."""
+    crc = int(google_crc32c.value(data))
+    return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF

@@ -10,13 +10,12 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from gradwatch.errors import ArgumentValueError
 from gradwatch.records import Incident, RunSummary, StepRecord
 from gradwatch.writers import _events, _report
 from gradwatch.writers._heatmap import Heatmap
 from gradwatch.writers._picture import draw
+from gradwatch.writers._scalars import GROUP, INCIDENTS, PlainScalars, prefix
 from gradwatch.writers._sinks import Borrowed, Sink, open_logdir
 from gradwatch.writers._wire import Wire
 
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 SECONDS_BETWEEN_PICTURES = 60.0
-GROUP = "gradwatch"
 
 
 class TensorBoardWriter:
@@ -63,8 +61,7 @@ class TensorBoardWriter:
         self._drawn_at = clock()
         self._wire = Wire()
         self._heatmaps: dict[int, Heatmap] = {}
-        self._ever_clipped: set[int] = set()
-        self._highest: dict[int, float] = {}
+        self._scalars = PlainScalars()
         self._incidents: list[Incident] = []
         self._step = 0
 
@@ -89,7 +86,7 @@ class TensorBoardWriter:
         self._incidents.append(incident)
         self._put(incident.step, [self._wire.incident(incident)])
         self._sink.flush()
-        plain = [_events.scalar(f"{GROUP}/incidents so far", len(self._incidents))]
+        plain = [_events.scalar(INCIDENTS, len(self._incidents))]
         if len(self._incidents) <= _report.MAX_INCIDENTS:
             plain.append(_events.text(f"{GROUP}/report", _report.interim(self._incidents)))
         self._put_plain(plain)
@@ -107,30 +104,14 @@ class TensorBoardWriter:
             self._sink.close()
 
     def _plain(self, record: StepRecord) -> list[Any]:
-        """What the Scalars page shows. Logarithms, because its defaults cut a spike of four decades off."""
-        prefix = _prefix(record.optimizer)
-        if record.clipped:
-            self._ever_clipped.add(record.optimizer)
-        rows = [("log10 gradient norm", _log10(record.total_norm))]
-        if record.optimizer in self._ever_clipped and not record.skipped:
-            rows.append(("log10 gradient norm after clipping", _log10(record.clipped_norm)))
-        if np.isfinite(record.total_norm):
-            # The page scales its axes to the middle 90 % of the values: what lasts is seen, a lone spike is not.
-            highest = max(record.total_norm, self._highest.get(record.optimizer, 0.0))
-            self._highest[record.optimizer] = highest
-            rows.append(("log10 highest gradient norm so far", _log10(highest)))
-        usable = record.grad_norm[np.isfinite(record.grad_norm) & (record.grad_norm > 0)]
-        if usable.size:
-            rows.append(("log10 largest layer gradient norm", _log10(usable.max())))
-            rows.append(("log10 smallest layer gradient norm", _log10(usable.min())))
-        rows.append(("non-finite gradient elements", float(record.num_nonfinite.sum())))
-        values = [_events.scalar(f"{prefix}/{name}", value) for name, value in rows if not np.isneginf(value)]
-        return [*values, _events.scalar(f"{GROUP}/incidents so far", len(self._incidents))]
+        """What the Scalars page shows."""
+        values = {**self._scalars.of(record), INCIDENTS: float(len(self._incidents))}
+        return [_events.scalar(tag, value) for tag, value in values.items()]
 
     def _draw(self) -> None:
         for optimizer, heatmap in self._heatmaps.items():
             own = [incident for incident in self._incidents if incident.optimizer == optimizer]
-            self._put_plain([_events.image(f"{_prefix(optimizer)}/heatmap", draw(heatmap, own))])
+            self._put_plain([_events.image(f"{prefix(optimizer)}/heatmap", draw(heatmap, own))])
         self._drawn_at = self._clock()
 
     def _put_plain(self, values: Sequence[Any]) -> None:
@@ -138,13 +119,3 @@ class TensorBoardWriter:
 
     def _put(self, step: int, values: Sequence[Any]) -> None:
         self._sink.add(_events.event(step, values))
-
-
-def _prefix(optimizer: int) -> str:
-    return GROUP if optimizer == 0 else f"{GROUP}/optimizer{optimizer}"
-
-
-def _log10(value: float) -> float:
-    """log10; -inf for 0, and NaN or inf as they are: TensorBoard marks them with a triangle."""
-    with np.errstate(divide="ignore"):
-        return float(np.log10(value))

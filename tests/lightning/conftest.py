@@ -24,7 +24,7 @@ LIGHTNINGS_OWN_WARNINGS = [
     "ignore:`isinstance.treespec, LeafSpec.` is deprecated",  # Lightning 2.6.6 on torch 2.13
     "ignore:You defined a `validation_step` but have no `val_dataloader`",  # one module for all tests
     "ignore:Starting from v1.9.0, `tensorboardX` has been removed",  # what is installed beside does not matter
-    "ignore:.*is already been initialized:UserWarning",  # a second Trainer in one process
+    "ignore:Be aware that when using `ckpt_path`(?!.*GradWatch)",  # no second ModelCheckpoint where we resume
 ]
 
 
