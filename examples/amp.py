@@ -1,6 +1,6 @@
 """Mixed precision with a GradScaler: norms are unscaled, and an overflow is a skipped step, no incident.
 
-    python examples/amp.py
+python examples/amp.py
 """
 
 import torch
@@ -35,7 +35,9 @@ def main() -> None:
     skipped = sum(record.skipped for record in watch.history)
     norms = [record.total_norm for record in watch.history if not record.skipped]
     print(f"{skipped} of {watch.step} steps skipped, where the loss scale was too large for float16")
-    print(f"gradient norm, unscaled: {norms[0]:.3g} at first, {norms[-1]:.3g} at last; loss scale {scaler.get_scale():g}")
+    print(
+        f"gradient norm, unscaled: {norms[0]:.3g} at first, {norms[-1]:.3g} at last; loss scale {scaler.get_scale():g}"
+    )
     print(f"incidents: {len(watch.incidents)}")
 
 

@@ -1,6 +1,6 @@
 """Two networks, two optimizers, one watch each: the norms and the clipping of one never mix with the other's.
 
-    python examples/gan.py
+python examples/gan.py
 """
 
 import torch
@@ -49,7 +49,9 @@ def main() -> None:
             generator_optimizer.step()
 
     for name, watch in ("generator", generator_watch), ("critic", critic_watch):
-        print(f"{name}: {watch.step} steps, last gradient norm {watch.total_norm:.3g}, {len(watch.incidents)} incidents")
+        print(
+            f"{name}: {watch.step} steps, last gradient norm {watch.total_norm:.3g}, {len(watch.incidents)} incidents"
+        )
     radius = generator(torch.randn(1000, 8)).norm(dim=1)
     print(f"generated points lie {radius.mean():.2f} ± {radius.std():.2f} from the centre (real ones: 1.00 ± 0.02)")
 

@@ -1,6 +1,6 @@
 """The same for Lightning: one callback. It works with ``pytorch_lightning``, too.
 
-    python examples/lightning_callback.py
+python examples/lightning_callback.py
 """
 
 import tempfile

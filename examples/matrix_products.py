@@ -16,13 +16,15 @@ SIZE = 32
 
 
 class Product(nn.Module):
-    """y = W_100 ... W_2 W_1 x, each W an orthogonal matrix times the gain."""
+    """y = W_100 ... W_2 W_1 x, each W an orthogonal matrix times the gain (and a bias that starts at zero)."""
 
     def __init__(self, gain: float) -> None:
         super().__init__()
-        self.w = nn.ModuleList(nn.Linear(SIZE, SIZE, bias=False) for _ in range(NUM_MATRICES))
-        for parameter in self.parameters():
-            nn.init.orthogonal_(parameter, gain)
+        matrices = [nn.Linear(SIZE, SIZE) for _ in range(NUM_MATRICES)]
+        for matrix in matrices:
+            nn.init.orthogonal_(matrix.weight, gain)
+            nn.init.zeros_(matrix.bias)
+        self.w = nn.ModuleList(matrices)
 
     def forward(self, x: Tensor) -> Tensor:
         for matrix in self.w:
@@ -41,6 +43,8 @@ def main() -> None:
             for _ in range(10):
                 optimizer.zero_grad()
                 loss = nn.functional.mse_loss(model(x), target)
+                if not loss.isfinite():
+                    break  # the first step has ruined the weights
                 watch.loss(loss)
                 loss.backward()
                 optimizer.step()

@@ -1,6 +1,6 @@
 """One line round a plain training loop: each layer's gradient is watched at every optimizer step.
 
-    python examples/plain_torch.py
+python examples/plain_torch.py
 """
 
 import torch

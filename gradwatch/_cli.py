@@ -56,7 +56,10 @@ def _parser() -> argparse.ArgumentParser:
 def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     text = "Train a healthy network and two sick ones on real data, and see what gradwatch says about each."
     parser = commands.add_parser(
-        "demo", help=text[0].lower() + text[1:-1], description=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        "demo",
+        help=text[0].lower() + text[1:-1],
+        description=text,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--logdir", type=Path, default="runs/gradwatch-demo", help="where the TensorBoard logs go")
     parser.add_argument("--steps", type=_positive, default=300, help="training steps of each network")

@@ -42,9 +42,9 @@ class DigitsMLP(nn.Sequential):
 
     def __init__(self, activation: type[nn.Module], initialise: Callable[[Tensor], object]) -> None:
         layers: OrderedDict[str, nn.Module] = OrderedDict()
-        for number in range(1, NUM_LAYERS + 1):
-            layers[f"fc{number}"] = nn.Linear(NUM_PIXELS if number == 1 else NUM_FEATURES, NUM_FEATURES)
-            layers[f"act{number}"] = activation()
+        for depth in range(1, NUM_LAYERS + 1):
+            layers[f"fc{depth}"] = nn.Linear(NUM_PIXELS if depth == 1 else NUM_FEATURES, NUM_FEATURES)
+            layers[f"act{depth}"] = activation()
         layers["last"] = nn.Linear(NUM_FEATURES, NUM_CLASSES)
         super().__init__(layers)
         for layer in self:
@@ -106,6 +106,7 @@ def run(logdir: Path, *, num_steps: int, seed: int) -> None:
     Raises:
         GradwatchError: scikit-learn is missing, or ``logdir`` cannot be written.
     """
+    torch.set_num_threads(1)  # as fast for networks this small, and the same figures on every number of cores
     digits = load(seed)
     console = Console(highlight=False)
     if not console.is_terminal:
@@ -121,16 +122,19 @@ def run(logdir: Path, *, num_steps: int, seed: int) -> None:
         (patient, train(patient, digits, console, logdir / f"{patient.name}{suffix}", num_steps=num_steps, seed=seed))
         for patient in PATIENTS
     ]
-    for patient, watch in watches:
+    for patient, watching in watches:
         heading(console, f"Summary of {patient.name}")
-        console.print(watch.summary(), markup=False, soft_wrap=True)
+        console.print(watching.summary(), markup=False, soft_wrap=True)
     heading(console, "What next")
     if suffix:
-        say(console, f"{logdir} holds an earlier demo; this one lies beside it, as {PATIENTS[0].name}{suffix} and so on.")
+        say(
+            console,
+            f"{logdir} holds an earlier demo; this one lies beside it, as {PATIENTS[0].name}{suffix} and so on.",
+        )
     say(console, "See every layer at every step in a browser:")
-    say(console, f"  tensorboard --logdir {shlex.quote(str(logdir))}", style="bold")
+    command(console, f"tensorboard --logdir {shlex.quote(str(logdir))}")
     say(console, "Watch a training of your own, with one line round the loop:")
-    say(console, '  with gradwatch.watch(model, logdir="runs/mine"):', style="bold")
+    command(console, 'with gradwatch.watch(model, logdir="runs/mine"):')
 
 
 def load(seed: int) -> Digits:
@@ -165,7 +169,9 @@ def train(patient: Patient, digits: Digits, console: Console, logdir: Path, *, n
         watch(model, optimizer, logdir=logdir, writers=[ConsoleWriter(console)]) as watching,
     ):
         task = progress.add_task(patient.name, total=num_steps, status="")
-        end = fit(model, optimizer, watching, digits, num_steps, lambda loss: show(progress, task, loss))
+        end = fit(
+            model, optimizer, watching, digits, num_steps=num_steps, report=lambda loss: show(progress, task, loss)
+        )
     say(console, f"{end} It reads {100 * accuracy(model, digits):.0f} % of the test digits (guessing: 10 %).")
     return watching
 
@@ -175,6 +181,7 @@ def fit(
     optimizer: torch.optim.Optimizer,
     watching: Watch,
     digits: Digits,
+    *,
     num_steps: int,
     report: Callable[[float], None],
 ) -> str:
@@ -223,3 +230,8 @@ def heading(console: Console, text: str) -> None:
 def say(console: Console, text: str, style: str = "") -> None:
     """Plain text."""
     console.print(Text(text, style=style))
+
+
+def command(console: Console, text: str) -> None:
+    """Something to copy: never broken into two lines."""
+    console.print(Text(f"  {text}", style="bold"), soft_wrap=True)

@@ -76,8 +76,6 @@ class Monitor:
         with self.price.lock:
             self._loss.add(loss)
 
-    # ------------------------------------------------------------------------------------------- events of a step
-
     def concerns(self, optimizer: Optimizer) -> bool:
         """Whether this optimizer is watched."""
         return self._tracks.concerns(optimizer)
@@ -122,10 +120,12 @@ class Monitor:
     @event
     def after_step(self, optimizer: Optimizer) -> None:
         """The update is done: send what was measured on its way."""
-        if (track := self._tracks.known(optimizer)) is not None:
-            if track.pending is None:  # an optimizer that did not evaluate its closure
-                self._measure(track, optimizer, None, may_clip=False)
-            self._emit(track, moved=True)
+        track = self._tracks.known(optimizer)
+        if track is None or track.pending is None:  # an optimizer that did not evaluate its closure
+            if (track := self._tracks.of(optimizer)) is None:
+                return
+            self._measure(track, optimizer, None, may_clip=False)
+        self._emit(track, moved=True)
 
     @event
     def step_skipped(self, optimizer: Optimizer) -> None:
@@ -171,8 +171,6 @@ class Monitor:
         if self._tracks.before_clip(gradients, num_changes, self._clip, self._every) and self._clip is not None:
             self.ledger.audit.say(CLIPPED_TWICE, clip=self._clip)
 
-    # --------------------------------------------------------------------------------------------- inside a step
-
     def _measure(self, track: step.Track, optimizer: Any, scale: Any, *, may_clip: bool = True) -> None:
         if track.pending is not None:
             self._emit(track, moved=False)  # the step before has raised
@@ -208,8 +206,6 @@ class Monitor:
         """Judge and write what has arrived on the host."""
         for context, arrays in self._transfer.receive(wait=wait):
             self.ledger.take(step.record_of(context, arrays), self._tracks.layouts.info)
-
-    # ---------------------------------------------------------------------------------------- the run as a whole
 
     def close(self) -> None:
         """Everything under way arrives, is written and flushed."""

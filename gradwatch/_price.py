@@ -60,4 +60,4 @@ def event(method: Callable[Concatenate[S, P], None]) -> Callable[Concatenate[S, 
             finally:
                 self.price.stop(start)
 
-    return accounted
+    return accounted  # type: ignore[return-value]  # mypy does not see a method in what wraps() returns

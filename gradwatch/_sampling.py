@@ -11,8 +11,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from gradwatch._norms import flat
-
 MAX_ELEMENTS = 4096
 """Of one parameter."""
 
@@ -34,6 +32,7 @@ class WeightSampler:
         generator = torch.Generator(device="cpu").manual_seed(_SEED)
         most = min(MAX_ELEMENTS, max(_MIN_ELEMENTS, _MAX_TOTAL // max(1, len(parameters))))
         self._picks = [_pick(parameter, most, generator) for parameter in parameters]
+        self._several_devices = len({parameter.device for parameter in parameters}) > 1
         self._sizes = [min(p.numel(), most) * (2 if p.is_complex() else 1) for p in parameters]
 
     @torch.no_grad()
@@ -43,16 +42,17 @@ class WeightSampler:
         Returns:
             ``[num_sampled]`` in float32, or in float64 if a parameter is.
         """
-        samples = []
-        for parameter, pick in zip(parameters, self._picks, strict=True):
-            elements = flat(parameter.detach())
-            samples.append(elements if pick is None else elements.index_select(0, pick))
+        samples = [
+            parameter.reshape(-1) if pick is None else parameter.take(pick)
+            for parameter, pick in zip(parameters, self._picks, strict=True)
+        ]
         if any(sample.dtype != torch.float32 for sample in samples):
             samples = [torch.view_as_real(s).reshape(-1) if s.is_complex() else s for s in samples]
             wide = torch.float64 if any(s.dtype == torch.float64 for s in samples) else torch.float32
             samples = [sample.to(wide) for sample in samples]
-        device = samples[0].device
-        return torch.cat([sample.to(device, non_blocking=True) for sample in samples])
+        if self._several_devices:
+            samples = [sample.to(samples[0].device, non_blocking=True) for sample in samples]
+        return torch.cat(samples)
 
     @torch.no_grad()
     def update_ratio(self, before: Tensor, parameters: Sequence[Tensor]) -> Tensor:

@@ -130,7 +130,7 @@ def _concerned(optimizer: Optimizer) -> list[Subscription]:
 # ---------------------------------------------------------------------------------------------- the optimizer's step
 
 
-@torch.compiler.disable
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def _before_step(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     _marks().add(id(optimizer))
     concerned = _concerned(optimizer)
@@ -150,7 +150,7 @@ def _before_step(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, 
     return (args[0], watched, *args[2:]), kwargs
 
 
-@torch.compiler.disable
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def _after_step(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     del args, kwargs
     if _concerned(optimizer) and not _is_nested(optimizer) and not _in_backward():
@@ -175,7 +175,7 @@ def _watched(closure: Callable[..., Any], optimizer: Optimizer) -> Callable[...,
     return closure_then_news
 
 
-_STEP_WRAPPER = Optimizer.profile_hook_step(lambda _: None).__code__  # type: ignore[attr-defined]
+_STEP_WRAPPER = Optimizer.profile_hook_step(lambda _: None).__code__
 """The code that calls the hooks, the same for every optimizer class: its frames are the steps under way."""
 
 
@@ -222,7 +222,7 @@ def _in_backward() -> bool:
 
 def _after_this_backward(concerned: list[Subscription]) -> None:
     """Tell them once when the running backward pass is over."""
-    task = torch._C._current_graph_task_id()  # type: ignore[attr-defined]  # noqa: SLF001 - guarded by _in_backward
+    task = torch._C._current_graph_task_id()  # noqa: SLF001 - guarded by _in_backward
     if getattr(_local, "announced", None) == task:
         return
     _local.announced = task
@@ -231,7 +231,7 @@ def _after_this_backward(concerned: list[Subscription]) -> None:
         for subscription in concerned:
             subscription.guard(lambda listener: listener.after_backward())
 
-    engine = torch.autograd.Variable._execution_engine  # type: ignore[attr-defined]  # noqa: SLF001 - as DDP and FSDP do
+    engine = torch.autograd.Variable._execution_engine  # noqa: SLF001 - as DDP and FSDP do
     engine.queue_callback(over)
 
 

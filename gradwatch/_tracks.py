@@ -30,6 +30,11 @@ class _Unclaimed:
     versions: dict[int, tuple[Tensor, int]]
     """Of each clipped parameter (by id): its gradient and that one's version once clipped."""
 
+    def holds(self) -> bool:
+        """Whether the gradients are just what the clipping left."""
+        clipped = ((p.grad, *self.versions[id(p)]) for p in self.layout.parameters if id(p) in self.versions)
+        return all(now is then and now._version == version for now, then, version in clipped)  # noqa: SLF001
+
     def for_layout(self, layout: Layout) -> BeforeClip | None:
         """The rows of one optimizer, if any of its gradients was clipped."""
         rows = {id(parameter): row for row, parameter in enumerate(self.layout.parameters)}
@@ -153,14 +158,14 @@ class Tracks:
         return self._identities[-1]
 
     def _remember_unclaimed(self, ids: set[int], num_changes: int, clip: Clip | None) -> None:
-        everything = self.layouts.everything()
+        earlier = self._unclaimed if self._unclaimed is not None and self._unclaimed.holds() else None
+        everything = self.layouts.everything() if earlier is None else earlier.layout
         clipped = {id(p): p.grad for p in everything.parameters if p.grad is not None and id(p.grad) in ids}
         if not clipped:
             return
         versions = {i: (g, g._version + num_changes) for i, g in clipped.items()}  # noqa: SLF001 - counts changes
-        earlier = self._unclaimed
-        if earlier is not None and all(g._version == version for g, version in earlier.versions.values()):  # noqa: SLF001
-            self._unclaimed = _Unclaimed(earlier.layout, earlier.statistics, {**earlier.versions, **versions})
+        if earlier is not None:
+            self._unclaimed = _Unclaimed(everything, earlier.statistics, {**earlier.versions, **versions})
             return
         probe = Track(Identity(-1, []), everything)
         remember_before_clip(probe, clip, ids, num_changes, sampled=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections import deque
 from collections.abc import Iterable, Mapping
 from importlib import import_module
 from importlib.util import find_spec
@@ -22,6 +23,7 @@ from gradwatch._steps import Subscription, scale_of
 from gradwatch.clipping import Clip
 from gradwatch.detectors import Detector
 from gradwatch.errors import ArgumentTypeError, GradwatchWarning
+from gradwatch.records import Incident, StepRecord
 from gradwatch.writers import Writer
 from gradwatch.writers.console import ConsoleWriter
 
@@ -55,6 +57,7 @@ class GradWatch(Readout, _Callback):
         Trainer(callbacks=[GradWatch(clip=gradwatch.ClipNorm(1.0))])
 
     Without ``logdir`` it writes through the Trainer's own loggers. Its counters and baselines live in the checkpoint.
+    With ``ddp_spawn`` it runs in the spawned processes: what it saw is in the logs, not in the object in the script.
 
     Args:
         logdir: Where TensorBoard logs go; by default into the Trainer's loggers.
@@ -90,7 +93,8 @@ class GradWatch(Readout, _Callback):
         self._monitor: Monitor | None = None
         self._subscription: Subscription | None = None
         self._saved: dict[str, Any] | None = None
-        self._is_fitting = True
+        self._is_evaluating = False
+        self._axis: _Axis | None = None
 
     @property
     def state_key(self) -> str:
@@ -118,7 +122,7 @@ class GradWatch(Readout, _Callback):
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Note what is about to run: ``test`` and the like restore callbacks from a checkpoint, too."""
         del trainer, pl_module
-        self._is_fitting = stage == "fit"
+        self._is_evaluating = stage != "fit"
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Start to watch; a second ``fit`` goes on counting."""
@@ -143,6 +147,13 @@ class GradWatch(Readout, _Callback):
         self._subscription = Subscription(self._monitor)
         self._steps_at_start = self._monitor.num_steps
 
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Note where the user's own ``self.log`` values of this batch will stand."""
+        del pl_module, batch, batch_idx
+        if self._axis is not None:
+            # private, but where Lightning's own callbacks log
+            self._axis.begin_batch(self.step, int(trainer.fit_loop.epoch_loop._batches_that_stepped))  # noqa: SLF001
+
     def on_before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None:
         """Take the loss: what is handed over here is scaled, and divided by the number of micro-batches."""
         if self._monitor is None or self._subscription is None:
@@ -164,7 +175,11 @@ class GradWatch(Readout, _Callback):
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
         """Stop watching."""
         del trainer, pl_module
-        if self._subscription is not None and self._monitor is not None and self._monitor.num_steps == self._steps_at_start:
+        if (
+            self._subscription is not None
+            and self._monitor is not None
+            and self._monitor.num_steps == self._steps_at_start
+        ):
             warnings.warn(
                 "gradwatch saw no optimizer step in this fit. Did the optimizer own parameters of the LightningModule?",
                 GradwatchWarning,
@@ -175,11 +190,13 @@ class GradWatch(Readout, _Callback):
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Flush and stop: ``teardown`` is not called after an exception."""
         del trainer, pl_module, exception
+        self._is_evaluating = False
         self.close()
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Stop watching, however the run ended."""
         del trainer, pl_module, stage
+        self._is_evaluating = False
         self.close()
 
     def state_dict(self) -> dict[str, Any]:
@@ -194,7 +211,7 @@ class GradWatch(Readout, _Callback):
         Raises:
             StateError: It is not the state of a watch, or of a later version (also a ``ValueError``).
         """
-        if not state_dict or not self._is_fitting:
+        if not state_dict or self._is_evaluating:
             return
         if self._monitor is None:
             self._saved = dict(state_dict)
@@ -212,7 +229,8 @@ class GradWatch(Readout, _Callback):
         """For ``ddp_spawn``, which pickles callbacks: the state goes along, files and hooks do not."""
         # Lightning hangs the LightningModule's own log methods on every callback, and will do so again.
         kept = {name: value for name, value in self.__dict__.items() if name not in ("log", "log_dict")}
-        return {**kept, "_monitor": None, "_subscription": None, "_saved": self.state_dict() or None}
+        fresh = {"_monitor": None, "_subscription": None, "_axis": None}
+        return {**kept, **fresh, "_saved": self.state_dict() or None}
 
     # ---------------------------------------------------------------------------------------------------- translation
 
@@ -227,6 +245,7 @@ class GradWatch(Readout, _Callback):
         return None if scaler is None or not scaler.is_enabled() else scale_of(scaler)
 
     def _writers_for(self, trainer: Any) -> list[Writer]:
+        self._axis = None
         if not trainer.is_global_zero:
             return []  # one voice
         writers = [ConsoleWriter()] if self._writers is None else list(self._writers)
@@ -236,25 +255,56 @@ class GradWatch(Readout, _Callback):
             return [*writers, TensorBoardWriter(self._logdir)]
         if trainer.fast_dev_run:
             return writers  # its loggers are dummies
-        return [*writers, *(_logger_writer(logger, trainer) for logger in trainer.loggers)]
+        if not trainer.loggers:
+            return writers
+        self._axis = _Axis()
+        loggers = [_logger_writer(logger, self._axis, trainer.log_every_n_steps) for logger in trainer.loggers]
+        return [*writers, self._axis, *loggers]
 
 
-def _logger_writer(logger: Any, trainer: Any) -> Writer:
+class _Axis:
+    """Where in the user's charts a record stands: at the values of its own batch, however late it arrives.
+
+    Written to ahead of the writers that ask it.
+    """
+
+    def __init__(self) -> None:
+        self._batches: deque[tuple[int, int]] = deque([(0, 0)])
+
+    def begin_batch(self, step: int, place: int) -> None:
+        """The optimizer steps from here on belong to a batch that stands there."""
+        if self._batches[-1][0] == step:  # none in the batch before
+            self._batches.pop()
+        self._batches.append((step, place))
+
+    def __call__(self) -> int:
+        """The place of what is being written."""
+        return self._batches[0][1]
+
+    def write(self, record: StepRecord) -> None:
+        """Go to this step's batch."""
+        while len(self._batches) > 1 and self._batches[1][0] <= record.step:
+            self._batches.popleft()
+
+    def write_incident(self, incident: Incident) -> None:
+        """It belongs to the record before it."""
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+
+def _logger_writer(logger: Any, axis: _Axis, every: int) -> Writer:
     """Through the user's own SummaryWriter where the logger has one: a second event file would freeze their charts."""
     from torch.utils.tensorboard import SummaryWriter
 
     from gradwatch.writers.metrics import MetricsWriter
     from gradwatch.writers.tensorboard import TensorBoardWriter
 
-    def axis() -> int:
-        """Where the user's own ``self.log`` values of this batch will stand."""
-        return int(trainer.fit_loop.epoch_loop._batches_that_stepped)  # noqa: SLF001 - as Lightning's own callbacks do
-
     experiment = getattr(logger, "experiment", None)
     if isinstance(experiment, SummaryWriter):
-        experiment._get_file_writer()  # type: ignore[no-untyped-call]  # noqa: SLF001 - a fit before has closed it
+        experiment._get_file_writer()  # noqa: SLF001 - a fit before has closed it
         return TensorBoardWriter(summary_writer=experiment, axis=axis)
-    return MetricsWriter(logger.log_metrics, axis, every=trainer.log_every_n_steps)
+    return MetricsWriter(logger.log_metrics, axis, every=every)
 
 
 def _described(clip: Clip | None) -> str:

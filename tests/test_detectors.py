@@ -6,15 +6,10 @@ import math
 import numpy as np
 import pytest
 
-from gradwatch.detectors import (
-    CLEAN_STEPS,
-    SKIPPED_STEPS,
-    DepthProfiles,
-    ExplodingDetector,
-    NonfiniteDetector,
-    VanishingDetector,
-    default_detectors,
-)
+from gradwatch._baselines import CLEAN_STEPS
+from gradwatch._depth import DepthProfiles
+from gradwatch.detectors import ExplodingDetector, NonfiniteDetector, VanishingDetector, default_detectors
+from gradwatch.detectors.nonfinite import SKIPPED_STEPS
 from gradwatch.errors import StateError
 from gradwatch.records import Layer, StepRecord
 
@@ -333,6 +328,17 @@ def test_half_a_fade_counts_only_with_a_standing_loss():
     assert "the loss has stood still" in incident.message
 
 
+def test_a_fade_is_measured_from_the_last_layer_with_a_signal():
+    """A last layer without any signal is nothing to hold the others against, in neither direction."""
+    norms = np.where(np.arange(16) > 13, 0.0, fading(0.1))
+    (incident,) = watch(make(t, norms) for t in range(50))
+    assert incident.evidence["last"] == "fc6"
+    assert incident.evidence["ratio"] == pytest.approx(1e-6)
+    (incident,) = watch(make(t, np.where(np.arange(16) > 13, 0.0, fading(10.0))) for t in range(50))
+    assert (incident.kind, incident.evidence["last"]) == ("exploding", "fc6")
+    assert "fc0 receives 1,000,000 times what fc6 does" in incident.message
+
+
 def test_zero_is_found_where_it_persists():
     """A front that never receives a gradient is found; an absent one is not."""
     front = np.arange(16) < 6
@@ -458,6 +464,18 @@ def test_depth_profile_is_computed_once():
     depth, record = DepthProfiles(), make(0)
     assert depth.of(record) is depth.of(record)
     assert depth.of(record).modules == tuple(f"fc{i}" for i in range(8))
+
+
+def test_depth_profile_follows_gradients_that_come_and_go():
+    """Whatever was absent at the step before, a step's profile is that of its own gradients."""
+    depth, rng = DepthProfiles(), np.random.default_rng(0)
+    patterns = [np.arange(16) < 4, np.arange(16) % 2 == 0, np.arange(16) < 0, np.arange(16) >= 0]
+    for t in range(40):
+        record = make(t, np.where(patterns[t // 2 % 4], math.nan, np.where(rng.random(16) < 0.1, 0.0, noise(rng))))
+        kept, fresh = depth.of(record), DepthProfiles().of(record)
+        assert kept.modules == fresh.modules
+        assert (kept.fade, kept.level.tolist()) == (fresh.fade, fresh.level.tolist())
+    assert depth.of(make(40, np.where(patterns[0], math.nan, 1.0))).modules == tuple(f"fc{i}" for i in range(2, 8))
 
 
 def test_embeddings_and_norms_are_no_part_of_the_depth_profile():

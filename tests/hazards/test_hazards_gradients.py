@@ -16,7 +16,9 @@ import gradwatch
 
 def _step_with(gradients: list[Tensor | None], **options: object) -> tuple[gradwatch.StepRecord, list[Tensor | None]]:
     """One step of one parameter a gradient; return the record and the gradients as the optimizer saw them."""
-    model = nn.ParameterList([torch.zeros(3, 4) if g is None else torch.zeros(g.shape, dtype=g.dtype) for g in gradients])
+    model = nn.ParameterList(
+        [torch.zeros(3, 4) if g is None else torch.zeros(g.shape, dtype=g.dtype) for g in gradients]
+    )
     for parameter, gradient in zip(model, gradients, strict=True):
         parameter.grad = None if gradient is None else gradient.clone()
     with quiet_watch(model, every=1, detectors=[], **options) as watch:
@@ -45,8 +47,8 @@ def test_a07_norms_neither_overflow_nor_underflow(dtype: torch.dtype, size: floa
     gradient = torch.full(shape, size, dtype=dtype)
     record, _ = _step_with([gradient, torch.zeros_like(gradient)])
     expected = float(gradient.view(-1)[0]) * math.sqrt(gradient.numel())
-    assert record.grad_norm.tolist() == [pytest.approx(expected, rel=1e-5), 0.0]
-    assert record.total_norm == pytest.approx(expected, rel=1e-5)
+    assert record.grad_norm.tolist() == [pytest.approx(expected, rel=1e-5, abs=0), 0.0]
+    assert record.total_norm == pytest.approx(expected, rel=1e-5, abs=0)
     assert record.num_nonfinite.tolist() == [0, 0]
 
 
@@ -94,11 +96,11 @@ def test_a08_one_nan_step_does_not_blind_the_next() -> None:
 
 @pytest.mark.parametrize("clip", [None, gradwatch.ClipNorm(0.5), gradwatch.ClipValue(0.5)])
 def test_a09_sparse_gradients(clip: gradwatch.ClipNorm | gradwatch.ClipValue | None) -> None:
-    """An embedding's sparse gradient, with repeated indices or not, has the norm of the dense one and is clipped as such."""
+    """An embedding's sparse gradient, with repeated indices or not, has the dense one's norm and is clipped like it."""
     for indices in ([1, 1, 1, 2], [0, 2, 3, 5]):
         sparse, dense = nn.Embedding(10, 3, sparse=True), nn.Embedding(10, 3)
         dense.load_state_dict(sparse.state_dict())
-        weight = torch.tensor([3.0, -4.0, 5.0, 0.1])[:, None]
+        weight = torch.tensor([3.0, 4.0, 5.0, 0.1])[:, None]
         for model in (sparse, dense):
             model.zero_grad()
             (model(torch.tensor(indices)) * weight).sum().backward()
@@ -129,11 +131,12 @@ def test_a10_complex_gradients(*, conjugated: bool) -> None:
     gradient = torch.randn(5, 6, dtype=torch.complex64) * 1e20
     gradient = gradient.conj() if conjugated else gradient
     model = nn.ParameterList([torch.zeros(5, 6, dtype=torch.complex64)])
+    norm = norm_of([gradient])
     model[0].grad = gradient
     with quiet_watch(model, every=1, clip=gradwatch.ClipNorm(1.0)) as watch:
         torch.optim.SGD(model.parameters(), lr=1.0).step()
     record = watch.history[0]
-    assert record.total_norm == pytest.approx(norm_of([gradient / 1e20]) * 1e20 if False else record.grad_norm[0])
+    assert record.total_norm == pytest.approx(norm, rel=1e-5)
     assert record.grad_max[0] <= record.total_norm <= record.grad_max[0] * math.sqrt(30)
     assert norm_of(model) == pytest.approx(1.0, rel=1e-4)
 
@@ -200,7 +203,7 @@ def test_a12_absent_zero_and_tiny_are_three_states() -> None:
     assert record.absent.tolist() == [True, False, False]
     assert np.isnan(record.grad_norm[0])
     assert record.grad_norm[1] == 0.0
-    assert record.grad_norm[2] == pytest.approx(2e-30, rel=1e-5)
+    assert record.grad_norm[2] == pytest.approx(2e-30, rel=1e-5, abs=0)
     assert record.num_nonfinite.tolist() == [0, 0, 0]
     assert np.isnan(record.grad_max[0])
     assert after[0] is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterable
 
 import pytest
@@ -72,9 +73,13 @@ def test_a05_norms_are_without_the_scale(*, fused: bool, unscale: bool) -> None:
             assert record.loss_scale == SCALE
 
 
-@pytest.mark.parametrize("clip", [gradwatch.ClipNorm(0.01), gradwatch.ClipNorm(0.01, math.inf), gradwatch.ClipValue(1e-3)])
+@pytest.mark.parametrize(
+    "clip", [gradwatch.ClipNorm(0.01), gradwatch.ClipNorm(0.01, math.inf), gradwatch.ClipValue(1e-3)]
+)
 @pytest.mark.parametrize("fused", [False, True])
-def test_a05_the_limit_is_for_unscaled_gradients(*, fused: bool, clip: gradwatch.ClipNorm | gradwatch.ClipValue) -> None:
+def test_a05_the_limit_is_for_unscaled_gradients(
+    *, fused: bool, clip: gradwatch.ClipNorm | gradwatch.ClipValue
+) -> None:
     """Our clipping means the same with a scaler as without one, fused or not."""
     model, twin = small_model(), small_model()
     twin.load_state_dict(model.state_dict())
@@ -181,6 +186,35 @@ def test_a06_every_micro_batch_clipped() -> None:
             assert watch.total_norm == pytest.approx(norm, rel=1e-5)
 
 
+def test_a06_a_batch_clipped_but_not_stepped() -> None:
+    """Gradients that were clipped and thrown away before the first step leave nothing behind."""
+    model = small_model()
+    optimizer = _sgd(model)
+    with quiet_watch(model) as watch:
+        for _ in range(2):
+            optimizer.zero_grad()
+            batch_loss(model).backward()
+            norm = grad_norm(model)
+            clip_grad_norm_(model.parameters(), 0.01)
+        optimizer.step()
+    assert watch.total_norm == pytest.approx(norm, rel=1e-5)
+
+
+def test_a06_many_tensors_clipped_one_by_one() -> None:
+    """Clipping in a loop over the parameters costs no model walk for each of them."""
+    model = nn.ParameterList([torch.ones(2) for _ in range(500)])
+    optimizer = _sgd(model)
+    with quiet_watch(model) as watch:
+        for parameter in model:
+            parameter.grad = torch.ones(2)
+        start = time.perf_counter()
+        for parameter in model:
+            clip_grad_norm_(parameter, 0.01)
+        assert time.perf_counter() - start < 2.0
+        optimizer.step()
+    assert watch.total_norm == pytest.approx(math.sqrt(1000), rel=1e-5)
+
+
 def test_a06_measuring_a_norm_is_no_clipping() -> None:
     """``get_total_norm`` and ``clip_grad_norm_(..., inf)`` leave total and clipped norm equal."""
     model = small_model()
@@ -196,7 +230,7 @@ def test_a06_both_clip() -> None:
     """The user and we clip: told once, the stricter one decides, the norm is the one before both."""
     model = small_model()
     optimizer = _sgd(model)
-    with (
+    with (  # noqa: PT031
         quiet_watch(model, clip=gradwatch.ClipNorm(0.001)) as watch,
         pytest.warns(gradwatch.GradwatchWarning, match="twice") as warned,
     ):

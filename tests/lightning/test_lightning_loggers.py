@@ -22,6 +22,8 @@ from fits import (
     trainer,
 )
 
+from gradwatch import _transfer
+
 
 def noting_step(self: Any, batch: Any, batch_idx: int) -> Any:
     """A ``training_step`` that logs something of its own."""
@@ -36,7 +38,6 @@ def adversaries(self: Any) -> Any:
 
 def manual_step(self: Any, batch: Any, batch_idx: int) -> None:
     """Both optimizers step in every batch: ``global_step`` counts two."""
-    self.automatic_optimization = False
     for optimizer in self.optimizers():
         optimizer.zero_grad()
         self.manual_backward(self.batch_loss(batch))
@@ -59,14 +60,21 @@ def test_l11_our_scalars_stand_where_the_users_stand(pl, tmp_path, accumulate):
 def test_l11_two_optimizers_stand_at_the_batch_they_belong_to(pl, tmp_path):
     """``global_step`` runs twice as fast as the axis of ``self.log``: both our series stand on the latter."""
     watch = quiet_watch()
-    net = module(pl, training_step=manual_step, configure_optimizers=adversaries)
-    net.automatic_optimization = False
+    net = module(pl, training_step=manual_step, configure_optimizers=adversaries, automatic_optimization=False)
     fit(pl, net, watch, logger=pl.loggers.TensorBoardLogger(tmp_path))
     marks = points(tmp_path, "mark")
     first, second = points(tmp_path, NORM), points(tmp_path, NORM.replace("/", "/optimizer1/"))
     assert list(marks) == list(first) == list(second) == [0, 1, 2, 3]
     norms = [10**value for pair in zip(first.values(), second.values(), strict=True) for value in pair]
     assert norms == pytest.approx(total_norms(watch.history), rel=1e-4)
+
+
+def test_l11_a_record_that_arrives_late_stands_where_it_belongs(pl, tmp_path, monkeypatch):
+    """On CUDA records come batches later: here only with the end of the fit."""
+    monkeypatch.setattr(_transfer._Parcel, "has_arrived", lambda self: False)
+    net = module(pl, training_step=noting_step)
+    fit(pl, net, quiet_watch(), inputs(5), accumulate_grad_batches=2, logger=pl.loggers.TensorBoardLogger(tmp_path))
+    assert list(points(tmp_path, "mark")) == list(points(tmp_path, NORM)) == [0, 1, 2]
 
 
 def test_l11_after_a_resume_the_axis_goes_on(pl, tmp_path):

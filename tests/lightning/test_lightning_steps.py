@@ -145,16 +145,10 @@ def test_l05_clipping_twice_warns_and_records_what_came_in_and_what_went_out(pl,
     assert max(net.moves) < 0.09
 
 
-def manually(step: Any, **attributes: Any) -> dict[str, Any]:
-    """A module that calls its optimizers itself."""
-
-    def __init__(self: Any) -> None:
-        super(type(self), self).__init__()
-        self.automatic_optimization = False
-        for name, value in attributes.items():
-            setattr(self, name, value)
-
-    return {"__init__": __init__, "training_step": step, "on_before_optimizer_step": lambda self, optimizer: None}
+def manually(step: Any) -> dict[str, Any]:
+    """For a module that calls its optimizers itself."""
+    methods = {"training_step": step, "on_before_optimizer_step": lambda self, optimizer: None}
+    return {**methods, "automatic_optimization": False}
 
 
 @pytest.mark.parametrize("wrapped", [True, False])
@@ -233,9 +227,7 @@ def test_l08_lbfgs_is_one_step_with_its_first_gradient(pl):
     def configure_optimizers(self: Any) -> Any:
         return torch.optim.LBFGS(self.parameters(), lr=0.1, max_iter=3)
 
-    net = module(
-        pl, configure_optimizers=configure_optimizers, on_before_optimizer_step=on_before_optimizer_step
-    )
+    net = module(pl, configure_optimizers=configure_optimizers, on_before_optimizer_step=on_before_optimizer_step)
     watch = quiet_watch()
     records = fit(pl, net, watch)
     assert len(net.norms) > 2 * len(records)

@@ -57,7 +57,7 @@ def test_error_if_nonfinite_stops_the_fit(pl):
             next(self.parameters()).grad[0, 0] = float("nan")
 
     watch = quiet_watch(clip=gradwatch.ClipNorm(1.0, error_if_nonfinite=True))
-    with pytest.raises(RuntimeError, match="non-?finite|nan"):
+    with pytest.raises(RuntimeError, match="error_if_nonfinite=True"):
         fit(pl, module(pl, on_after_backward=on_after_backward), watch)
 
 
@@ -82,11 +82,11 @@ def test_without_training_it_keeps_still(pl, tmp_path, stage):
 def test_without_an_optimizer_it_says_so(pl):
     """``configure_optimizers`` may return None: the fit runs, and the callback says that it saw no step."""
     net = module(pl, configure_optimizers=lambda self: None)
-    with pytest.warns(UserWarning) as caught:
+    with (
+        pytest.warns(UserWarning, match="this fit will run with no optimizer"),
+        pytest.warns(GradwatchWarning, match="no optimizer step"),
+    ):
         fit(pl, net, quiet_watch())
-    ours = [str(w.message) for w in caught if w.category is GradwatchWarning]
-    assert len(ours) == 1
-    assert "no optimizer step" in ours[0]
 
 
 def test_a_module_with_nothing_to_train_is_refused_before_training(pl):
@@ -139,7 +139,8 @@ def test_stochastic_weight_averaging_is_no_trouble(pl):
 
 def test_a_compiled_module_keeps_its_names(pl):
     """``torch.compile`` round the LightningModule adds no prefix."""
-    net, watch = module(pl), quiet_watch()
+    net = module(pl, training_step=lambda self, batch, batch_idx: (self.net(batch) - 1).square().mean())
+    watch = quiet_watch()
     compiled = torch.compile(net, backend="eager")
     trainer(pl, watch).fit(compiled, inputs())
     assert watch.step == 4
@@ -166,16 +167,12 @@ def test_layers_frozen_and_thawed_by_a_callback_are_followed(pl):
 def test_a_module_made_in_configure_model_is_watched(pl):
     """As big models are."""
 
-    def __init__(self: Any) -> None:
-        pl.LightningModule.__init__(self)
-        self.net, self.norms, self.losses, self.moves = None, [], [], []
-
     def configure_model(self: Any) -> None:
-        if self.net is None:
+        if isinstance(self.net, nn.Sequential):
             self.net = nn.Linear(4, 1)
 
     watch = quiet_watch()
-    fit(pl, module(pl, __init__=__init__, configure_model=configure_model), watch)
+    fit(pl, module(pl, configure_model=configure_model), watch)
     assert watch.history[0].names == ("net.weight", "net.bias")
 
 

@@ -1,0 +1,176 @@
+"""What a step is held against: how long a symptom has lasted, and what the run's own norms and loss usually are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from gradwatch._decades import root_sum_square
+from gradwatch.records import Float64Array, StepRecord
+
+CLEAN_STEPS = 30
+"""An incident is over after so many steps without its symptom; then the next one is a new one."""
+
+RECOVERING = 0.3
+"""Decades: a gap that closes this fast is a zero-initialised layer waking up, not a fault."""
+
+JUMP = 1.5
+"""Decades above the usual norm that heavy-tailed losses do not hold for three steps."""
+
+SPREADS = 5.0
+"""Mean deviations above the usual norm: a run that fluctuates a lot must jump further."""
+
+WARM_STEPS = 10
+"""Steps before a history counts as one."""
+
+
+def counts(record: StepRecord) -> bool:
+    """Whether this step's norms may enter a baseline: neither an overflow nor a NaN is a large gradient."""
+    return not record.skipped and math.isfinite(record.total_norm) and not record.num_nonfinite.any()
+
+
+@dataclass
+class Episode:
+    """A condition that lasts is one incident that goes on."""
+
+    active: bool = False
+    clean: int = 0
+
+    def begins(self, *, symptom: bool, alarm: bool) -> bool:
+        """Whether a new incident begins at this step; the symptom alone keeps a running one going."""
+        if symptom or alarm:
+            new = alarm and not self.active
+            self.active, self.clean = self.active or alarm, 0
+            return new
+        self.clean += 1
+        self.active = self.active and self.clean < CLEAN_STEPS
+        return False
+
+
+@dataclass
+class Streaks:
+    """For how many steps in a row each symptom has lasted."""
+
+    lasted: dict[str, int] = field(default_factory=dict)
+    height: dict[str, float] = field(default_factory=dict)
+
+    def update(self, heights: Mapping[str, float]) -> None:
+        """Count one step; a symptom that has receded from where it began starts anew."""
+        for rule, height in heights.items():
+            if rule in self.lasted and height >= self.height[rule] - RECOVERING:
+                self.lasted[rule] += 1
+            else:
+                self.lasted[rule], self.height[rule] = 1, height
+        for rule in self.lasted.keys() - heights.keys():
+            del self.lasted[rule], self.height[rule]
+
+    def ripe(self, patience: Mapping[str, int]) -> list[str]:
+        """The symptoms that have lasted long enough, in the order of ``patience``."""
+        return [rule for rule, steps in patience.items() if self.lasted.get(rule, 0) >= steps]
+
+
+@dataclass
+class Level:
+    """The usual size of a norm, in decades: a running mean that no single step can move far.
+
+    Attributes:
+        mean: Usual log10 of the norm.
+        spread: Mean absolute deviation from it.
+        peak: Where the mean has been, forgotten slowly: a converged run that bounces back to where it came from
+            has not exploded.
+        highest: The largest value ever seen.
+        count: Values seen.
+    """
+
+    mean: float = 0.0
+    spread: float = 0.0
+    peak: float = -math.inf
+    highest: float = -math.inf
+    count: int = 0
+
+    def update(self, value: float) -> None:
+        """Take in one finite value; a jump counts as half a decade at most."""
+        if self.count == 0:
+            self.mean = self.peak = value
+        self.count += 1
+        rate = max(1 / self.count, 0.05)
+        off = min(max(value - self.mean, -0.5), 0.5)
+        self.mean += rate * off
+        self.spread += rate * (abs(off) - self.spread)
+        self.peak = max(self.mean, self.peak + 0.005 * (self.mean - self.peak))
+        self.highest = max(self.highest, value)
+
+    def shift(self, decades: float) -> None:
+        """Move with the set of parameters that it is about."""
+        self.mean += decades
+        self.peak += decades
+        self.highest += decades
+
+    @property
+    def limit(self) -> float:
+        """What a norm must exceed for several steps to have jumped."""
+        return max(self.mean + max(JUMP, SPREADS * self.spread), self.peak)
+
+
+@dataclass
+class Progress:
+    """Whether the loss still gets better."""
+
+    smooth: float = math.nan
+    best: float = math.inf
+    since: int = 0
+
+    def update(self, loss: float | None) -> None:
+        """Take in one step's loss; an unknown or non-finite one tells nothing."""
+        if loss is None or not math.isfinite(loss):
+            return
+        self.smooth = loss if math.isnan(self.smooth) else self.smooth + 0.1 * (loss - self.smooth)
+        self.since += 1
+        if self.smooth < self.best - 0.01 * abs(self.best) or math.isinf(self.best):
+            self.best, self.since = self.smooth, 0
+
+
+@dataclass
+class Usual:
+    """The usual gradient norm of every parameter; NaN where none was seen that was not zero.
+
+    A running mean in which one step counts as twice the usual at most: it follows slow growth, but needs many steps
+    to follow a jump.
+    """
+
+    names: tuple[str, ...] = ()
+    norm: Float64Array = field(default_factory=lambda: np.empty(0))
+
+    def follow(self, names: tuple[str, ...], grad_norm: Float64Array) -> float:
+        """Follow the optimizer to other parameters: what is known is kept by name.
+
+        Args:
+            names: The parameters from now on.
+            grad_norm: Their first norms, taken as usual where nothing is known.
+
+        Returns:
+            By how many decades the usual total norm changes thereby: unfreezing layers is no explosion.
+        """
+        if names is self.names or names == self.names:
+            self.names = names
+            return 0.0
+        before = root_sum_square(self.norm)
+        known = dict(zip(self.names, self.norm.tolist(), strict=True))
+        self.names, self.norm = names, np.array([known.get(name, math.nan) for name in names], dtype=np.float64)
+        after = root_sum_square(np.where(np.isnan(self.norm), grad_norm, self.norm))
+        return math.log10(after / before) if after > 0 < before else 0.0
+
+    def update(self, grad_norm: Float64Array) -> None:
+        """Take in one step's norms, those that are finite."""
+        change = np.minimum(grad_norm, self.norm * 2)
+        change -= self.norm
+        change *= 0.1
+        if math.isfinite(change.sum()):
+            self.norm += change
+            return
+        np.add(self.norm, change, out=self.norm, where=np.isfinite(change))
+        new = np.isnan(self.norm) & (grad_norm > 0) & np.isfinite(grad_norm)
+        np.copyto(self.norm, grad_norm, where=new)

@@ -1,0 +1,29 @@
+"""Norms over many orders of magnitude: nothing overflows, and a reader sees two digits."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+SQUARABLE = 1e150
+"""float64 overflows beyond the square of a little more."""
+
+
+def root_sum_square(norm: NDArray[np.float64]) -> float:
+    """The total of several norms; NaN counts as nothing."""
+    return float(np.linalg.norm(np.nan_to_num(np.minimum(norm, SQUARABLE), nan=0.0)))
+
+
+def power(decades: float) -> float:
+    """10 to this power; a float's largest rather than an OverflowError."""
+    return float(10 ** min(decades, 308.0))
+
+
+def number(value: float) -> str:
+    """``12``, ``40,000``, ``3e+09``."""
+    return f"{float(f'{value:.2g}'):,.0f}" if 10 <= value < 1e7 else f"{value:.2g}"  # noqa: PLR2004
+
+
+def fraction(ratio: float) -> str:
+    """``1/40,000``, ``1/3e+09``."""
+    return f"1/{number(1 / ratio)}" if ratio > 0 else "nothing"

@@ -1,0 +1,151 @@
+"""The depth profile of a step: how strong the learning signal is in each module, from the first to the last."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradwatch._decades import SQUARABLE
+from gradwatch._memory import PerLayers
+from gradwatch.records import Float64Array, Int64Array, Layer, StepRecord
+
+FADE = 3.0
+"""Decades across the depth. Healthy nets stay within about one; half of three decades is already slow learning."""
+
+_MAX_POINTS = 32  # more pairs of modules than 500 tell no more of a trend
+_MIN_TREND = 4  # two layers have no trend, and three only just
+
+
+@dataclass(frozen=True, eq=False)
+class Profile:
+    """How strong the learning signal is at each depth of one step.
+
+    A module's norm is taken over all its parameters, since a bias's gradient is the signal itself, while a weight's is
+    the signal times the activation and can hide that both shrink. Modules without a weight matrix tell nothing of the
+    way between layers, and an embedding's gradient has few rows.
+
+    Attributes:
+        modules: The modules that have a gradient, in the model's order.
+        level: log10 of each one's norm, ``[num_modules]``; -inf where it is exactly zero.
+        lowest: Smallest level.
+        highest: Largest level.
+        fade: Decades from the last module to the first, by a least-squares line through those that are not zero.
+    """
+
+    modules: tuple[str, ...]
+    level: Float64Array
+    lowest: float
+    highest: float
+    fade: float
+
+    @property
+    def last(self) -> int:
+        """Index of the last module whose level is not -inf: what the others are held against."""
+        return int(np.flatnonzero(self.level > -math.inf)[-1])
+
+    def trend(self) -> float:
+        """Decades from the last module to the first, by the median slope of all pairs: one odd layer has no say."""
+        level = self.level[self.level > -math.inf]
+        count = len(level)
+        if count < _MIN_TREND:
+            return 0.0
+        if count > _MAX_POINTS:
+            starts = np.linspace(0, count, _MAX_POINTS, endpoint=False).astype(np.int64)
+            level = np.add.reduceat(level, starts) / np.diff(np.append(starts, count))
+        first, last = np.triu_indices(len(level), 1)
+        return float(np.median((level[last] - level[first]) / (last - first))) * (len(level) - 1)
+
+
+class DepthProfiles:
+    """The depth profile of a step, computed once for all detectors that share it."""
+
+    def __init__(self) -> None:
+        self._chains = PerLayers(_Chain)
+        self._record: StepRecord | None = None
+        self._profile: Profile
+
+    def of(self, record: StepRecord) -> Profile:
+        """The profile of this step."""
+        if record is not self._record:
+            self._record, self._profile = record, self._chains.of(record).profile(record.grad_norm)
+        return self._profile
+
+
+class _Chain:
+    """The modules with a weight matrix, in the model's order, and which parameters belong to each."""
+
+    def __init__(self, layers: tuple[Layer, ...]) -> None:
+        members: dict[str, list[int]] = {}
+        deep: set[str] = set()
+        for index, layer in enumerate(layers):
+            if layer.numel == 0 or layer.module_type.startswith("Embedding"):
+                continue
+            module = layer.module or layer.name
+            members.setdefault(module, []).append(index)
+            if len(layer.shape) > 1:
+                deep.add(module)
+        self._modules = np.array([module for module in members if module in deep], dtype=object)
+        groups = [members[module] for module in self._modules]
+        self._params = np.array([index for group in groups for index in group], dtype=np.int64)
+        self._owner = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
+        self._absent: bytes | None = None
+        self._links: _Links
+
+    def profile(self, grad_norm: Float64Array) -> Profile:
+        """The profile over the modules that have a gradient.
+
+        Which gradients are absent seldom changes from one step to the next, so that what follows from it is kept.
+        """
+        absent = np.isnan(grad_norm)
+        pattern = absent.tobytes()
+        if pattern != self._absent:
+            self._absent, self._links = pattern, self._without(absent)
+        return self._links.profile(grad_norm)
+
+    def _without(self, absent: NDArray[np.bool_]) -> _Links:
+        present = ~absent[self._params]
+        sizes = np.bincount(self._owner[present], minlength=len(self._modules))
+        kept = sizes > 0
+        starts = np.cumsum(sizes[kept]) - sizes[kept]
+        return _Links(tuple(self._modules[kept].tolist()), self._params[present], starts, _line(len(starts)))
+
+
+@dataclass(frozen=True, eq=False)
+class _Links:
+    """The part of a chain that has gradients.
+
+    Attributes:
+        modules: Its modules.
+        params: Their parameters, module by module, ``[num_present]``.
+        starts: Where each module's parameters start in ``params``, ``[num_modules]``.
+        line: Weights that turn levels into the rise of their line, ``[num_modules]``.
+    """
+
+    modules: tuple[str, ...]
+    params: Int64Array
+    starts: Int64Array
+    line: Float64Array
+
+    def profile(self, grad_norm: Float64Array) -> Profile:
+        """The profile over these modules."""
+        if not self.modules:
+            return Profile((), np.empty(0), 0.0, 0.0, 0.0)
+        norm = np.minimum(grad_norm.take(self.params), SQUARABLE)
+        norm *= norm
+        with np.errstate(all="ignore"):
+            level = np.log10(np.add.reduceat(norm, self.starts)) / 2
+        lowest, line, alive = float(level.min()), self.line, level
+        if lowest == -math.inf:
+            alive = level[level > -math.inf]
+            line = _line(len(alive))
+        fade = float((line * alive).sum())  # not @: over 10,000 modules it would wake BLAS's threads
+        return Profile(self.modules, level, lowest, float(level.max()), fade)
+
+
+def _line(count: int) -> Float64Array:
+    """Weights whose dot product with ``count`` levels is the rise of their least-squares line."""
+    depth: Float64Array = np.arange(count, dtype=np.float64) - (count - 1) / 2
+    return depth * (12 / (count * (count + 1))) if count else depth

@@ -1,0 +1,45 @@
+"""Says from step records alone that training goes wrong: ``StepRecord`` → ``list[Incident]``.
+
+One file and one small class per kind of incident: a new kind is a file here and a line in :func:`default_detectors`.
+A detector never acts, raises or does I/O; what it remembers is kept per optimizer. It knows no absolute size of a
+gradient, because a loss may be scaled by anything: it holds a norm against its own history, against the other layers
+of the same step, or an update against the weights that it changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from gradwatch._depth import DepthProfiles
+from gradwatch._weights import Weights
+from gradwatch.detectors.exploding import ExplodingDetector
+from gradwatch.detectors.nonfinite import NonfiniteDetector
+from gradwatch.detectors.vanishing import VanishingDetector
+from gradwatch.records import Incident, StepRecord
+
+__all__ = ["Detector", "ExplodingDetector", "NonfiniteDetector", "VanishingDetector", "default_detectors"]
+
+
+class Detector(Protocol):
+    """One kind of fault: looks at every step, remembers what it needs, says when an incident begins."""
+
+    kind: str
+
+    def observe(self, record: StepRecord) -> list[Incident]:
+        """The incidents that begin at this step."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is remembered, as plain data."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The inverse of :meth:`state_dict`."""
+        ...
+
+
+def default_detectors() -> tuple[Detector, ...]:
+    """One detector of every kind, root causes first; they share what they derive from a step."""
+    depth, weights = DepthProfiles(), Weights()
+    return NonfiniteDetector(), ExplodingDetector(depth, weights), VanishingDetector(depth, weights)

@@ -1,0 +1,189 @@
+"""Exploding: gradients far above their usual size, growing from layer to layer, or updates that replace the weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from gradwatch._baselines import WARM_STEPS, Episode, Level, Streaks, Usual, counts
+from gradwatch._decades import number, power
+from gradwatch._depth import FADE, DepthProfiles, Profile
+from gradwatch._memory import Memory, PerLayers
+from gradwatch._weights import Weights, WeightScale
+from gradwatch.records import Float64Array, Incident, Layer, Severity, StepRecord
+
+BURST = 3.0
+"""Decades above anything seen that are evidence enough in a single step."""
+
+REPLACED = 1.0
+"""Update over weight: from here on a step does not improve the weights, it replaces them."""
+
+_PATIENCE = {"replaced": 1, "burst": 1, "jump": 3, "growth": 3}
+
+
+@dataclass
+class _ExplodingState:
+    episode: Episode = field(default_factory=Episode)
+    streaks: Streaks = field(default_factory=Streaks)
+    weights: WeightScale = field(default_factory=WeightScale)
+    total: Level = field(default_factory=Level)
+    usual: Usual = field(default_factory=Usual)
+
+
+class ExplodingDetector:
+    """Gradients far above their usual size, growing from layer to layer, or updates that replace the weights."""
+
+    kind = "exploding"
+
+    def __init__(self, depth: DepthProfiles | None = None, weights: Weights | None = None) -> None:
+        self._depth = depth or DepthProfiles()
+        self._weights = weights or Weights()
+        self._memory = Memory(_ExplodingState)
+        self._names = PerLayers(_names)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is remembered, as plain data."""
+        return self._memory.to_plain()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The inverse of :meth:`state_dict`."""
+        self._memory.from_plain(state)
+
+    def observe(self, record: StepRecord) -> list[Incident]:
+        """The incidents that begin at this step."""
+        if not counts(record):
+            return []
+        state = self._memory.of(record.optimizer)
+        state.total.shift(state.usual.follow(self._names.of(record), record.grad_norm))
+        state.weights = self._weights.scale(record) or state.weights
+        findings = self._findings(record, state)
+        state.streaks.update(dict.fromkeys(findings, 0.0))
+        ripe = state.streaks.ripe(_PATIENCE)
+        found = []
+        if state.episode.begins(symptom=bool(findings), alarm=bool(ripe)):
+            incident = findings[ripe[0]]()
+            found.append(dataclasses.replace(incident, evidence={**incident.evidence, **state.weights.evidence()}))
+        if record.total_norm > 0:
+            state.total.update(math.log10(record.total_norm))
+        state.usual.update(record.grad_norm)
+        return found
+
+    def _findings(self, record: StepRecord, state: _ExplodingState) -> dict[str, Callable[[], Incident]]:
+        """The symptoms of this step; each can be made an incident."""
+        findings: dict[str, Callable[[], Incident]] = {}
+        total, level = state.total, math.log10(record.total_norm) if record.total_norm > 0 else -math.inf
+        if total.count >= WARM_STEPS:
+            if level >= total.highest + BURST:
+                findings["burst"] = lambda: _jumped(record, state, power(total.highest + BURST), "burst")
+            if level >= total.limit or (level >= total.peak + 0.5 and _carried_by_one(record, state)):
+                findings["jump"] = lambda: _jumped(record, state, power(total.limit), "jump")
+        profile = self._depth.of(record)
+        if profile.fade <= -FADE and profile.trend() <= -FADE:
+            findings["growth"] = lambda: _growing(record, profile)
+        ratios = self._weights.update_ratio(record)
+        if ratios is not None and (ratios >= REPLACED).any() and np.nanmedian(ratios) >= REPLACED:
+            findings["replaced"] = lambda: _replaced(record, ratios)
+        return findings
+
+
+def _names(layers: tuple[Layer, ...]) -> tuple[str, ...]:
+    return tuple(layer.name for layer in layers)
+
+
+def _carried_by_one(record: StepRecord, state: _ExplodingState) -> bool:
+    """Whether one layer alone outweighs the whole model's usual norm, far above its own usual: diluted by the rest."""
+    alone = record.grad_norm >= power(state.total.peak)
+    far = power(state.total.limit - state.total.mean)
+    return bool((alone & (record.grad_norm >= far * state.usual.norm)).any())
+
+
+def _jumped(record: StepRecord, state: _ExplodingState, threshold: float, rule: str) -> Incident:
+    usual = power(state.total.mean)
+    with np.errstate(all="ignore"):
+        times = np.nan_to_num(record.grad_norm / state.usual.norm, nan=0.0)
+    order = [int(index) for index in np.argsort(-times, kind="stable") if times[index] >= 10]  # noqa: PLR2004
+    order = order or [int(np.nanargmax(record.grad_norm))]
+    worst = f"{record.layers[order[0]].name} ({number(times[order[0]])} times its usual)"
+    factor = number(record.total_norm / usual)
+    lasted = "in a single step" if rule == "burst" else f"for {_PATIENCE[rule]} steps in a row"
+    return Incident(
+        kind="exploding",
+        step=record.step,
+        layers=tuple(record.layers[index].name for index in order),
+        severity=Severity.ERROR,
+        value=record.total_norm if rule == "burst" or record.total_norm > threshold else float(times[order[0]] * usual),
+        threshold=threshold,
+        message=f"The gradients have exploded: their norm of {record.total_norm:.3g} is {factor} times the usual "
+        f"{usual:.3g}, {lasted}; most of all {worst}.",
+        optimizer=record.optimizer,
+        num_layers=len(record.layers),
+        evidence={
+            "rule": rule,
+            "total_norm": record.total_norm,
+            "usual_norm": usual,
+            "highest_norm": power(state.total.highest),
+            "lr": record.lr,
+            "loss": record.loss,
+        },
+    )
+
+
+def _growing(record: StepRecord, profile: Profile) -> Incident:
+    order = np.argsort(-profile.level, kind="stable")
+    end = profile.last
+    worst = [int(index) for index in order if profile.level[index] >= profile.level[end] + FADE] or [int(order[0])]
+    decades = -profile.trend()
+    factor = power(decades / (len(profile.modules) - 1))
+    first, last = profile.modules[worst[0]], profile.modules[end]
+    ratio = power(float(profile.level[worst[0]] - profile.level[end]))
+    return Incident(
+        kind="exploding",
+        step=record.step,
+        layers=tuple(profile.modules[index] for index in worst),
+        severity=Severity.ERROR,
+        value=power(decades),
+        threshold=10**FADE,
+        message=f"The learning signal grows on its way back: every layer multiplies it by about {factor:.2g}, so "
+        f"{first} receives {number(ratio)} times what {last} does.",
+        optimizer=record.optimizer,
+        num_layers=len(profile.modules),
+        evidence={
+            "rule": "growth",
+            "per_layer": factor,
+            "decades": decades,
+            "first": first,
+            "last": last,
+            "total_norm": record.total_norm,
+            "lr": record.lr,
+        },
+    )
+
+
+def _replaced(record: StepRecord, ratios: Float64Array) -> Incident:
+    order = [int(index) for index in np.argsort(-ratios, kind="stable") if ratios[index] >= REPLACED]
+    median, looked_at = float(np.nanmedian(ratios)), int((~np.isnan(ratios)).sum())
+    return Incident(
+        kind="exploding",
+        step=record.step,
+        layers=tuple(record.layers[index].name for index in order),
+        severity=Severity.ERROR,
+        value=median,
+        threshold=REPLACED,
+        message=f"Each step replaces the weights instead of improving them: the update is {number(median)} times as "
+        f"large as the weights (median of {looked_at}; about 0.001 is usual), most of all in "
+        f"{record.layers[order[0]].name} ({number(ratios[order[0]])} times).",
+        optimizer=record.optimizer,
+        num_layers=looked_at,
+        evidence={
+            "rule": "replaced",
+            "update_ratio": median,
+            "total_norm": record.total_norm,
+            "lr": record.lr,
+            "loss": record.loss,
+        },
+    )

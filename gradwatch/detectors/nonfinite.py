@@ -1,0 +1,146 @@
+"""Non-finite: NaN or inf in gradients, weights or the loss."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from gradwatch._baselines import Episode
+from gradwatch._memory import Memory
+from gradwatch.records import Incident, Int64Array, Severity, StepRecord
+
+SKIPPED_STEPS = 20
+"""A GradScaler halves its scale at each skip: 20 in a row are a factor of 10^6, so the scale is not the trouble."""
+
+
+@dataclass
+class _NonfiniteState:
+    bad: Episode = field(default_factory=Episode)
+    overflow: Episode = field(default_factory=Episode)
+    skipped: int = 0
+
+
+class NonfiniteDetector:
+    """NaN or inf in gradients, weights or the loss; a GradScaler that skips step after step."""
+
+    kind = "nonfinite"
+
+    def __init__(self) -> None:
+        self._memory = Memory(_NonfiniteState)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is remembered, as plain data."""
+        return self._memory.to_plain()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The inverse of :meth:`state_dict`."""
+        self._memory.from_plain(state)
+
+    def observe(self, record: StepRecord) -> list[Incident]:
+        """The incidents that begin at this step."""
+        state = self._memory.of(record.optimizer)
+        state.skipped = state.skipped + 1 if record.skipped else 0
+        weights = record.num_nonfinite_weight
+        # A skipped step's gradients are the scaler's business; no scaler repairs a weight.
+        bad = bool(weights is not None and weights.any()) or (
+            not record.skipped
+            and (bool(record.num_nonfinite.any()) or not math.isfinite(0.0 if record.loss is None else record.loss))
+        )
+        found = []
+        if (bad or not record.skipped) and state.bad.begins(symptom=bad, alarm=bad):
+            found.append(_nonfinite(record))
+        if state.overflow.begins(symptom=record.skipped, alarm=state.skipped >= SKIPPED_STEPS and not bad):
+            found.append(_overflowing(record, state.skipped))
+        return found
+
+
+def _nonfinite(record: StepRecord) -> Incident:
+    """Weights first, then gradients in the order in which they probably went bad."""
+    grads = record.num_nonfinite
+    weights = np.zeros_like(grads) if record.num_nonfinite_weight is None else record.num_nonfinite_weight
+    loss_is_bad = record.loss is not None and not math.isfinite(record.loss)
+    order = _worst_first(record, weights, loss_is_bad=loss_is_bad)
+    names = tuple(record.layers[index].name for index in order)
+    bad_grads = int((grads > 0).sum())
+    evidence: dict[str, Any] = {
+        "rule": "weight" if weights.any() else "gradient" if bad_grads else "loss",
+        "loss": record.loss,
+        "num_nonfinite": int(grads.sum()),
+        "num_nonfinite_weight": int(weights.sum()),
+        "num_layers_nonfinite": bad_grads,
+        "dtype": record.layers[order[0]].dtype if order else "",
+        "loss_scale": record.loss_scale,
+    }
+    return Incident(
+        kind="nonfinite",
+        step=record.step,
+        layers=names,
+        severity=Severity.ERROR,
+        value=float(weights.sum() + grads.sum()) if names else 1.0,
+        threshold=0.0,
+        message=_nonfinite_message(record, order, weights, loss_is_bad=loss_is_bad),
+        optimizer=record.optimizer,
+        num_layers=len(record.layers),
+        evidence=evidence,
+    )
+
+
+def _worst_first(record: StepRecord, weights: Int64Array, *, loss_is_bad: bool) -> list[int]:
+    """Indices of the non-finite layers, the likely birthplace first.
+
+    The backward pass runs from the last layer to the first, so with a good loss the last bad layer was bad first. With
+    a bad loss the forward pass is to blame: behind the birthplace every input is non-finite and so is every element of
+    the weight's gradient, while before it ReLUs hold some back; so the first of the worst layers is the nearest.
+    """
+    grads = record.num_nonfinite
+    numel = np.maximum(np.array([layer.numel for layer in record.layers], dtype=np.float64), 1)
+    depth = np.arange(len(grads))
+    keys = (depth, -grads / numel) if loss_is_bad else (-depth,)
+    by_gradient = np.lexsort(keys)
+    by_weight = np.lexsort((depth, -weights / numel))
+    first = [int(index) for index in by_weight if weights[index]]
+    return first + [int(index) for index in by_gradient if grads[index] and not weights[index]]
+
+
+def _nonfinite_message(record: StepRecord, order: list[int], weights: Int64Array, *, loss_is_bad: bool) -> str:
+    loss = f"the loss is {record.loss}"
+    if not order:
+        return f"{loss.capitalize()}, although every gradient of this step is finite."
+    layer = record.layers[order[0]]
+    if weights[order[0]]:
+        count = f"{weights[order[0]]:,} of its {layer.numel:,} elements"
+        return f"The weight {layer.name} holds NaN or inf ({count}): from here on everything it touches is non-finite."
+    bad = int((record.num_nonfinite > 0).sum())
+    many = f"{bad:,} of {len(record.layers):,} parameters"
+    count = f"{record.num_nonfinite[order[0]]:,} of {layer.numel:,} elements"
+    if loss_is_bad:
+        return (
+            f"{loss.capitalize()}, and the gradients of {many} hold NaN or inf: the forward pass produced it, "
+            f"nearest to {layer.name} ({count})."
+        )
+    if bad == len(record.layers):
+        return (
+            f"The gradients of all {bad:,} parameters hold NaN or inf: it arose in the loss or behind the last layer, "
+            f"{layer.name} ({count})."
+        )
+    return f"The gradient of {layer.name} holds NaN or inf ({count}); it was the first of {many} on the way back."
+
+
+def _overflowing(record: StepRecord, skipped: int) -> Incident:
+    scale = "" if record.loss_scale is None else f", now with a loss scale of {record.loss_scale:g}"
+    return Incident(
+        kind="nonfinite",
+        step=record.step,
+        layers=tuple(layer.name for layer, bad in zip(record.layers, record.num_nonfinite, strict=True) if bad),
+        severity=Severity.ERROR,
+        value=float(skipped),
+        threshold=float(SKIPPED_STEPS),
+        message=f"The GradScaler has skipped {skipped} steps in a row{scale}: nothing is being learnt.",
+        optimizer=record.optimizer,
+        num_layers=len(record.layers),
+        evidence={"rule": "loss_scale", "loss_scale": record.loss_scale, "skipped": skipped, "loss": record.loss},
+    )

@@ -1,0 +1,217 @@
+"""Vanishing: the learning signal fades on its way back, breaks off, or skips a layer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradwatch._baselines import WARM_STEPS, Episode, Progress, Streaks, counts
+from gradwatch._decades import fraction, power
+from gradwatch._depth import FADE, DepthProfiles, Profile
+from gradwatch._memory import Memory
+from gradwatch._weights import Weights, WeightScale
+from gradwatch.records import Incident, Severity, StepRecord
+
+FADE_WEAK = 1.5
+"""Decades across the depth that count only when the loss has stood still too."""
+
+STALLED_STEPS = 60
+"""Steps without a better loss that count as standing still."""
+
+SILENT_STEPS = 30
+"""Steps with a gradient of exactly zero after which a layer in the midst of others counts as silenced: a branch that
+is used now and then is none."""
+
+_PATIENCE = {"zero": 5, "fade": 5, "gap": 10, "notch": 10, "silent": 1, "slow": 5}
+
+
+@dataclass
+class _VanishingState:
+    """What is remembered of one optimizer.
+
+    Attributes:
+        silent: For how many steps in a row each module in the midst of others has had a gradient of exactly zero.
+        awake: Steps in a row in which every module had a gradient.
+        complete: Whether that has been so for long: a module that is silent now is then not an unused branch.
+    """
+
+    episode: Episode = field(default_factory=Episode)
+    streaks: Streaks = field(default_factory=Streaks)
+    weights: WeightScale = field(default_factory=WeightScale)
+    progress: Progress = field(default_factory=Progress)
+    silent: dict[str, int] = field(default_factory=dict)
+    awake: int = 0
+    complete: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class _Symptom:
+    """A weak signal: in which modules, worst first, and how many decades below which other module."""
+
+    rule: str
+    modules: tuple[str, ...]
+    decades: float
+    reference: str
+    threshold: float = FADE
+    height: float = 0.0
+
+
+class VanishingDetector:
+    """The learning signal does not reach some layers: it fades on its way back, breaks off, or skips one."""
+
+    kind = "vanishing"
+
+    def __init__(self, depth: DepthProfiles | None = None, weights: Weights | None = None) -> None:
+        self._depth = depth or DepthProfiles()
+        self._weights = weights or Weights()
+        self._memory = Memory(_VanishingState)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is remembered, as plain data."""
+        return self._memory.to_plain()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The inverse of :meth:`state_dict`."""
+        self._memory.from_plain(state)
+
+    def observe(self, record: StepRecord) -> list[Incident]:
+        """The incidents that begin at this step."""
+        if not counts(record):
+            return []
+        state = self._memory.of(record.optimizer)
+        state.progress.update(record.loss)
+        state.weights = self._weights.scale(record) or state.weights
+        profile = self._depth.of(record)
+        state.awake = state.awake + 1 if profile.lowest > -math.inf else 0
+        state.complete = state.complete or state.awake >= WARM_STEPS
+        symptoms = {symptom.rule: symptom for symptom in _symptoms(profile, state)}
+        state.streaks.update({rule: symptom.height for rule, symptom in symptoms.items()})
+        ripe = state.streaks.ripe(_PATIENCE)
+        if state.episode.begins(symptom=bool(symptoms), alarm=bool(ripe)):
+            return [_vanishing(record, profile, symptoms[ripe[0]], state.weights)]
+        return []
+
+
+def _symptoms(profile: Profile, state: _VanishingState) -> list[_Symptom]:
+    """Every way in which the signal of this step is weak somewhere."""
+    trend = _fading(profile, state.progress)
+    if profile.highest - profile.lowest < FADE or profile.highest == -math.inf:
+        state.silent = {}
+        return trend
+    broken = _broken_off(profile)
+    # Where one place makes up most of the fade, it breaks off there and does not fade from layer to layer.
+    if any(symptom.rule == "gap" and symptom.decades > fade.decades / 2 for symptom in broken for fade in trend):
+        trend = []
+    return [*broken, *trend, *_notch(profile), *_silenced(profile, state)]
+
+
+def _fading(profile: Profile, progress: Progress) -> list[_Symptom]:
+    """A trend over depth; half of it counts when the loss stands still."""
+    slow = progress.since >= STALLED_STEPS
+    threshold = FADE_WEAK if slow else FADE
+    if profile.fade < threshold or (decades := profile.trend()) < threshold:
+        return []
+    rule = "fade" if decades >= FADE else "slow"
+    below = profile.level <= profile.level[profile.last] - threshold
+    worst = _lowest_first(profile, below) or profile.modules[:1]
+    return [_Symptom(rule, worst, decades, profile.modules[profile.last], threshold)]
+
+
+def _broken_off(profile: Profile) -> list[_Symptom]:
+    """Everything before some layer is far below everything behind it, or exactly zero."""
+    top = np.maximum.accumulate(profile.level)[:-1]
+    bottom = np.minimum.accumulate(profile.level[::-1])[::-1][1:]
+    with np.errstate(all="ignore"):
+        gap = np.nan_to_num(bottom - top, nan=0.0, posinf=math.inf, neginf=0.0)
+    cut = int(np.argmax(gap)) + 1
+    decades = float(gap[cut - 1])
+    modules, reference = profile.modules[:cut], profile.modules[cut]
+    if math.isinf(decades):
+        return [_Symptom("zero", modules, decades, reference)]
+    # One weak first layer is no broken chain: its input may simply be small.
+    return [_Symptom("gap", modules, decades, reference, height=decades)] if decades >= FADE and cut > 1 else []
+
+
+def _notch(profile: Profile) -> list[_Symptom]:
+    """A layer far below most others, between stronger ones: to compare the first with the last would not show it."""
+    middle = float(np.median(profile.level))
+    low = profile.level < middle - FADE
+    strong = np.cumsum(~low)
+    inside = low & (strong > 1) & (strong < strong[-1]) & (profile.level > -math.inf)
+    if not inside.any():
+        return []
+    decades = middle - float(profile.level[inside].min())
+    reference = profile.modules[int(np.argmin(np.abs(profile.level - middle)))]
+    return [_Symptom("notch", _lowest_first(profile, inside), decades, reference, height=decades)]
+
+
+def _silenced(profile: Profile, state: _VanishingState) -> list[_Symptom]:
+    """Modules that had a signal, and for long have had exactly none, while others on both sides have."""
+    zero = profile.level == -math.inf
+    inside = zero & (np.cumsum(~zero) > 0)
+    names = [profile.modules[int(index)] for index in np.nonzero(inside)[0]]
+    state.silent = {name: state.silent.get(name, 0) + 1 for name in names} if state.complete else {}
+    lasting = tuple(name for name, steps in state.silent.items() if steps >= SILENT_STEPS)
+    return [_Symptom("silent", lasting, math.inf, profile.modules[profile.last])] if lasting else []
+
+
+def _lowest_first(profile: Profile, chosen: NDArray[np.bool_]) -> tuple[str, ...]:
+    order = np.argsort(profile.level, kind="stable")
+    return tuple(profile.modules[int(index)] for index in order if chosen[index])
+
+
+def _vanishing(record: StepRecord, profile: Profile, symptom: _Symptom, weights: WeightScale) -> Incident:
+    per_layer = power(-symptom.decades / max(1, len(profile.modules) - 1))
+    indices = {module: index for index, module in enumerate(profile.modules)}
+    worst, reference = symptom.modules[0], symptom.reference
+    ratio = power(float(profile.level[indices[worst]] - profile.level[indices[reference]]))
+    return Incident(
+        kind="vanishing",
+        step=record.step,
+        layers=symptom.modules,
+        severity=Severity.WARNING if symptom.rule == "slow" else Severity.ERROR,
+        value=power(-symptom.decades) if symptom.rule in ("fade", "slow") else ratio,
+        threshold=10**-symptom.threshold,
+        message=_vanishing_message(symptom, worst, per_layer, ratio),
+        optimizer=record.optimizer,
+        num_layers=len(profile.modules),
+        evidence={
+            "rule": symptom.rule,
+            "per_layer": per_layer,
+            "decades": symptom.decades,
+            "ratio": ratio,
+            "first": worst,
+            "last": reference,
+            "num_modules": len(symptom.modules),
+            **weights.evidence(),
+        },
+    )
+
+
+def _vanishing_message(symptom: _Symptom, worst: str, per_layer: float, ratio: float) -> str:
+    span = worst if len(symptom.modules) == 1 else f"{worst} and {len(symptom.modules) - 1} more"
+    steps, share = _PATIENCE[symptom.rule], f"{fraction(ratio)} of what {symptom.reference} does"
+    if symptom.rule == "zero":
+        return (
+            f"No learning signal reaches {span}: the gradient has been exactly zero for {steps} steps, "
+            f"while {symptom.reference} behind receives one."
+        )
+    if symptom.rule == "silent":
+        return (
+            f"No learning signal reaches {span} any more: the gradient has been exactly zero for {SILENT_STEPS} steps, "
+            "while other layers before and behind receive one."
+        )
+    if symptom.rule == "gap":
+        return f"The learning signal breaks off on its way back: {span} receives {share}, for {steps} steps now."
+    if symptom.rule == "notch":
+        return f"One part hardly learns: {span} receives {share}, while the layers before and behind are well."
+    stalled = f", and the loss has stood still for {STALLED_STEPS} steps" if symptom.rule == "slow" else ""
+    return (
+        f"The learning signal fades on its way back: every layer passes on about {100 * per_layer:.2g} % of it, so "
+        f"{worst} receives {share}{stalled}."
+    )
