@@ -124,11 +124,15 @@ def test_audit_the_user_clips_too():
     """Two clippings of one step are told once."""
     model = mlp()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    with gradwatch.watch(model, clip=ClipNorm(1.0), writers=[]) as watch, pytest.warns(GradwatchWarning) as caught:
+
+    def train():
         for _ in range(3):
             loss_of(model, batch(model, torch.Generator().manual_seed(0))).backward()
             nn.utils.clip_grad_norm_(model.parameters(), 0.01)
             optimizer.step()
+
+    with gradwatch.watch(model, clip=ClipNorm(1.0), writers=[]) as watch, pytest.warns(GradwatchWarning) as caught:
+        train()
     assert len(caught) == 1
     assert "clipped twice" in str(caught[0].message)
     assert "clipped twice" in watch.summary()
@@ -139,14 +143,18 @@ def test_audit_a_limit_far_too_small(by_torch):
     """20 steps in a row clipped by more than 100x, by us or by the user, are told once with a better limit."""
     model = mlp()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    clip = None if by_torch else ClipNorm(1e-6)
-    with gradwatch.watch(model, clip=clip, writers=[]), pytest.warns(GradwatchWarning) as caught:
+
+    def train():
         for _ in range(30):
             optimizer.zero_grad()
             loss_of(model, batch(model, torch.Generator().manual_seed(0))).backward()
             if by_torch:
                 nn.utils.clip_grad_norm_(model.parameters(), 1e-6)
             optimizer.step()
+
+    clip = None if by_torch else ClipNorm(1e-6)
+    with gradwatch.watch(model, clip=clip, writers=[]), pytest.warns(GradwatchWarning) as caught:
+        train()
     assert len(caught) == 1
     assert "clipped by more than 100x" in str(caught[0].message)
 
@@ -157,7 +165,8 @@ def test_audit_clipping_scaled_gradients(fused):
     model = nn.Linear(4, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, fused=fused)
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
-    with gradwatch.watch(model, writers=[]) as watch, pytest.warns(GradwatchWarning, match="scaler.unscale_") as caught:
+
+    def train(watch):
         for _ in range(2):
             optimizer.zero_grad()
             loss = model(torch.ones(2, 4)).sum()
@@ -167,6 +176,9 @@ def test_audit_clipping_scaled_gradients(fused):
             scaler.step(optimizer)
             scaler.update()
             assert watch.history[-1].grad_norm[0] == pytest.approx(expected.norm().item(), rel=1e-5)
+
+    with gradwatch.watch(model, writers=[]) as watch, pytest.warns(GradwatchWarning, match="scaler.unscale_") as caught:
+        train(watch)
     assert len(caught) == 1
 
 

@@ -15,7 +15,7 @@ from gradwatch.errors import StateError
 
 
 def run(steps, *, state=None, saved_model=None, start=0):
-    """Train on digits; at step 40 the learning rate jumps and at step 60 a NaN is injected. Returns watch and states."""
+    """Train on digits; the loss jumps at step 40, NaNs are injected from step 60 on. Returns watch and states."""
     torch.manual_seed(0)
     model = mlp(6, torch.nn.Tanh)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
@@ -47,7 +47,7 @@ def run(steps, *, state=None, saved_model=None, start=0):
 
 @pytest.mark.parametrize("interrupted_at", [5, 45, 61, 63])
 def test_a_resumed_run_says_the_same(interrupted_at):
-    """Interrupted before, in and between incidents: records, incidents, counters and summary go on as if nothing was."""
+    """Interrupted before, in and between incidents: records, incidents, counters and summary go on unbroken."""
     whole, _ = run(110)
     first, models = run(interrupted_at)
     buffer = io.BytesIO()

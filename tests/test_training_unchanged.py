@@ -49,7 +49,7 @@ def test_weights_are_bit_equal_after_200_steps(model):
 
 
 def test_five_thousand_steps_leave_memory_flat_and_no_hook(tmp_path):
-    """After the history is full nothing grows, with TensorBoard and JSONL writing along; nothing of ours stays in torch."""
+    """After the history is full nothing grows, with TensorBoard and JSONL writing; nothing of ours stays in torch."""
     taps = (torch.amp.GradScaler.step, torch.nn.utils.clip_grad._group_tensors_by_device_and_dtype)
     model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Tanh(), torch.nn.Linear(4, 1))
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
