@@ -128,8 +128,12 @@ class Watch(Readout):
 
         Args:
             optimizer: Any object; with ``param_groups`` only their parameters are looked at, else all of the model.
+
+        Raises:
+            ArgumentTypeError: It cannot be told from others: it is not hashable or not weakly referable.
         """
-        self._subscription.guard(lambda _: self._monitor.begin(_options.unwrapped(optimizer)))
+        inner = _options.check_observable(optimizer)
+        self._subscription.guard(lambda _: self._monitor.begin(inner))
 
     def state_dict(self) -> dict[str, Any]:
         """Counters, the detectors' baselines and incidents, in plain values (``torch.load(weights_only=True)``)."""

@@ -158,8 +158,10 @@ def clip_gradients(measurement: Measurement, layout: Layout, clip: Clip) -> None
     clipped_norm = clip.apply(layout.parameters, measurement.current, scale)
     if clipped_norm is None:
         measurement.outdated = True
+        bring_up_to_date(measurement, layout)
     else:
         measurement.clipped_norm = clipped_norm
+    measurement.extras["own_clipped_norm"] = measurement.clipped_norm
 
 
 def remember_before_clip(track: Track, clip: Clip | None, ids: set[int], num_changes: int, *, sampled: bool) -> bool:
@@ -278,6 +280,7 @@ def record_of(context: Context, arrays: Arrays) -> StepRecord:
         num_nonfinite=statistics[Column.NUM_NONFINITE].astype(np.int64),
         total_norm=float(arrays["total_norm"]),
         clipped_norm=math.nan if skipped else float(arrays["clipped_norm"]),
+        own_clipped_norm=float(arrays["own_clipped_norm"]) if "own_clipped_norm" in arrays else None,
         skipped=skipped,
         loss=float(arrays["loss"]) if "loss" in arrays else None,
         lr=float(arrays.get("lr", context.lr)),

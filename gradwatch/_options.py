@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -69,6 +70,22 @@ def unwrapped(optimizer: Any) -> Any:
     while isinstance(inner := getattr(optimizer, "optimizer", None), Optimizer):
         optimizer = inner
     return optimizer
+
+
+def check_observable(optimizer: object) -> object:
+    """An optimizer of any kind, wrappers taken off, that can be known again at its next step.
+
+    Raises:
+        ArgumentTypeError: It is not hashable or not weakly referable.
+    """
+    inner: object = unwrapped(optimizer)
+    try:
+        hash(inner)
+        weakref.ref(inner)
+    except TypeError:
+        allowed = "an object that is hashable and weakly referable, as those of plain classes are"
+        raise ArgumentTypeError("optimizer", optimizer, allowed) from None
+    return inner
 
 
 def check_clip(clip: object) -> Clip | None:

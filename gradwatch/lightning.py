@@ -115,7 +115,7 @@ class GradWatch(Readout, _Callback):
 
     def observe(self, optimizer: Any) -> None:
         """Measure (and clip) now, for an optimizer that fires no step hook: call it right before its step."""
-        self._begin(_options.unwrapped(optimizer), None)
+        self._begin(_options.check_observable(optimizer), None)
 
     # ----------------------------------------------------------------------------------------------- Lightning's hooks
 

@@ -125,6 +125,7 @@ class StepRecord:
         num_nonfinite: int64; non-finite elements of each gradient.
         total_norm: L2 norm over all gradients, before clipping.
         clipped_norm: The same as the optimizer sees it; NaN on a skipped step.
+        own_clipped_norm: The same after gradwatch's own clipping, before anybody else's; None without a rule of ours.
         skipped: A GradScaler found an overflow: the optimizer did not move.
         loss: Mean over this step's micro-batches; None where it was not told.
         lr: Largest learning rate of the optimizer's parameter groups.
@@ -151,6 +152,7 @@ class StepRecord:
     weight_norm: Float64Array | None = None
     update_ratio: Float64Array | None = None
     num_nonfinite_weight: Int64Array | None = None
+    own_clipped_norm: float | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -175,10 +177,11 @@ class StepRecord:
             "optimizer": self.optimizer,
             "total_norm": number_to_json(self.total_norm),
             "clipped_norm": number_to_json(self.clipped_norm),
+            "own_clipped_norm": number_to_json(self.own_clipped_norm),
             "skipped": self.skipped,
-            "loss": None if self.loss is None else number_to_json(self.loss),
+            "loss": number_to_json(self.loss),
             "lr": number_to_json(self.lr),
-            "loss_scale": None if self.loss_scale is None else number_to_json(self.loss_scale),
+            "loss_scale": number_to_json(self.loss_scale),
             "grad_norm": _floats_to_json(self.grad_norm),
             "num_nonfinite": self.num_nonfinite.tolist() if self.num_nonfinite.any() else None,
         }
@@ -196,6 +199,9 @@ class StepRecord:
         def floats(key: str) -> Float64Array | None:
             return None if data.get(key) is None else np.array([float(x) for x in data[key]], dtype=np.float64)
 
+        def optional(key: str) -> float | None:
+            return None if data.get(key) is None else float(data[key])
+
         def counts(key: str) -> Int64Array | None:
             return None if data.get(key) is None else np.array(data[key], dtype=np.int64)
 
@@ -211,13 +217,14 @@ class StepRecord:
             total_norm=float(data["total_norm"]),
             clipped_norm=float(data["clipped_norm"]),
             skipped=bool(data["skipped"]),
-            loss=None if data["loss"] is None else float(data["loss"]),
+            loss=optional("loss"),
             lr=float(data["lr"]),
-            loss_scale=None if data["loss_scale"] is None else float(data["loss_scale"]),
+            loss_scale=optional("loss_scale"),
             grad_max=floats("grad_max"),
             weight_norm=floats("weight_norm"),
             update_ratio=floats("update_ratio"),
             num_nonfinite_weight=counts("num_nonfinite_weight"),
+            own_clipped_norm=optional("own_clipped_norm"),
         )
 
 

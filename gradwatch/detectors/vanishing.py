@@ -117,9 +117,11 @@ def _fading(profile: Profile, progress: Progress) -> list[_Symptom]:
     if profile.fade < threshold or (decades := profile.trend()) < threshold:
         return []
     rule = "fade" if decades >= FADE else "slow"
-    below = profile.level <= profile.level[profile.last] - threshold
+    end = profile.last
+    below = profile.level <= profile.level[end] - threshold
+    below[end:] = False
     worst = _lowest_first(profile, below) or profile.modules[:1]
-    return [_Symptom(rule, worst, decades, profile.modules[profile.last], threshold)]
+    return [_Symptom(rule, worst, decades, profile.modules[end], threshold)]
 
 
 def _broken_off(profile: Profile) -> list[_Symptom]:
