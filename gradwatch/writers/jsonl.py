@@ -10,14 +10,11 @@ import datetime as dt
 import json
 import os
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any, TextIO
 
 from gradwatch.errors import ArgumentTypeError, LogdirError, RecordError
 from gradwatch.records import Incident, Layer, StepRecord
 from gradwatch.writers._lines import dumps
-
-if TYPE_CHECKING:
-    from typing import TextIO
 
 VERSION = 1
 
@@ -36,14 +33,13 @@ class JSONLWriter:
         if not isinstance(path, (str, os.PathLike)):
             raise ArgumentTypeError("path", path, "a path of a file")
         self._path = os.fspath(path)
-        self._file = _open_to_append(self._path)
         self._layers: dict[int, tuple[Layer, ...]] = {}
-        started = dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds")
-        self._put({"type": "run", "version": VERSION, "started": started})
-        self._file.flush()
+        self._file: TextIO | None = None
+        self._open().flush()
 
     def write(self, record: StepRecord) -> None:
         """Append one step, after its layers where they are new."""
+        self._open()
         known = self._layers.get(record.optimizer)
         if record.layers is not known:
             if record.layers != known:
@@ -55,14 +51,28 @@ class JSONLWriter:
     def write_incident(self, incident: Incident) -> None:
         """Append one incident and hand everything to the operating system, so that it outlives the process."""
         self._put({"type": "incident", **incident.to_json()})
-        self._file.flush()
+        self._open().flush()
 
     def close(self) -> None:
-        """Flush and close the file."""
-        self._file.close()
+        """Flush and close the file; what is written later (a second ``fit``) continues it."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy in another process opens the file again."""
+        return {**self.__dict__, "_file": None}
+
+    def _open(self) -> TextIO:
+        if self._file is None:
+            self._file = _open_to_append(self._path)
+            self._layers = {}
+            started = dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds")
+            self._file.write(dumps({"type": "run", "version": VERSION, "started": started}) + "\n")
+        return self._file
 
     def _put(self, data: dict[str, Any]) -> None:
-        self._file.write(dumps(data) + "\n")
+        self._open().write(dumps(data) + "\n")
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,8 @@ class TensorBoardWriter:
     ) -> None:
         if (logdir is None) == (summary_writer is None):
             raise ArgumentValueError("logdir", logdir, "give exactly one of logdir and summary_writer")
-        self._sink: Sink = Borrowed(summary_writer) if logdir is None else open_logdir(logdir)
+        self._logdir = logdir
+        self._sink: Sink | None = Borrowed(summary_writer) if logdir is None else open_logdir(logdir)
         self._axis = axis
         self._clock = clock
         self._drawn_at = clock()
@@ -85,12 +86,12 @@ class TensorBoardWriter:
         self._step = max(self._step, incident.step)
         self._incidents.append(incident)
         self._put(incident.step, [self._wire.incident(incident)])
-        self._sink.flush()
+        self._open().flush()
         plain = [_events.scalar(INCIDENTS, len(self._incidents))]
         if len(self._incidents) <= _report.MAX_INCIDENTS:
             plain.append(_events.text(f"{GROUP}/report", _report.interim(self._incidents)))
         self._put_plain(plain)
-        self._sink.flush()
+        self._open().flush()
 
     def write_summary(self, summary: RunSummary) -> None:
         """Write the report of the whole run."""
@@ -101,7 +102,18 @@ class TensorBoardWriter:
         try:
             self._draw()
         finally:
-            self._sink.close()
+            self._open().close()
+            self._sink = self._sink if self._logdir is None else None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy in another process opens a file of its own."""
+        return {**self.__dict__, "_sink": self._sink if self._logdir is None else None}
+
+    def _open(self) -> Sink:
+        if self._sink is None:  # closed by the run before (a second ``fit``)
+            self._sink = open_logdir(self._logdir)
+            self._wire = Wire()
+        return self._sink
 
     def _plain(self, record: StepRecord) -> list[Any]:
         """What the Scalars page shows."""
@@ -118,4 +130,4 @@ class TensorBoardWriter:
         self._put(self._step if self._axis is None else self._axis(), values)
 
     def _put(self, step: int, values: Sequence[Any]) -> None:
-        self._sink.add(_events.event(step, values))
+        self._open().add(_events.event(step, values))

@@ -131,7 +131,7 @@ def test_l04_an_overflow_is_a_skipped_step_and_no_incident(pl, fused, clip):
 
 @pytest.mark.parametrize("algorithm", ["norm", "value"])
 def test_l05_clipping_twice_warns_and_records_what_came_in_and_what_went_out(pl, algorithm):
-    """One warning; the record has the norm before anybody's clip and the one that moved the weights."""
+    """One warning; the record has the norm before anybody's clip, after ours, and the one that moved the weights."""
     net, reference = module(pl), module(pl)
     reference.load_state_dict(net.state_dict())
     options = {"gradient_clip_val": 0.01, "gradient_clip_algorithm": algorithm}
@@ -141,6 +141,7 @@ def test_l05_clipping_twice_warns_and_records_what_came_in_and_what_went_out(pl,
     fit(pl, reference, quiet_watch())
     assert records[0].total_norm == pytest.approx(reference.norms[0], rel=1e-5)
     assert net.norms == pytest.approx([0.1] * 4, rel=1e-4), "ours, as the module's hook finds it"
+    assert [record.own_clipped_norm for record in records] == pytest.approx(net.norms, rel=1e-4)
     assert clipped_norms(records) == pytest.approx(net.moves, rel=1e-3)
     assert max(net.moves) < 0.09
 

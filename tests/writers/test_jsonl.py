@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import pickle
 import signal
 import subprocess
 import sys
@@ -130,3 +131,17 @@ def test_errors(tmp_path):
         JSONLWriter(3)
     with pytest.raises(RecordError, match=r"absent\.jsonl' cannot be read"):
         read_jsonl(tmp_path / "absent.jsonl")
+
+
+def test_a_closed_writer_continues_its_file(tmp_path):
+    """A second run (a second ``fit``), or a copy in another process, appends a new session with its layers."""
+    writer = JSONLWriter(tmp_path / "run.jsonl")
+    writer.write(_record(0))
+    writer.close()
+    writer.close()
+    copied = pickle.loads(pickle.dumps(writer))
+    copied.write(_record(1))
+    copied.close()
+    run = read_jsonl(tmp_path / "run.jsonl")
+    assert [r.step for r in run.records] == [0, 1]
+    assert run.skipped == ()

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import pathlib
+import pickle
 import random
 import re
 import signal
@@ -376,3 +377,14 @@ def test_browser_shows_the_card_group(server, browser, tmp_path):
     page.screenshot(path=str(tmp_path / "scalars.png"))
     assert (tmp_path / "scalars.png").stat().st_size > 10_000
     assert [error for error in errors if "gradwatch" in error.lower()] == []
+
+
+def test_a_closed_writer_opens_a_new_file(tmp_path):
+    """A second run (a second ``fit``), or a copy in another process, is written, too."""
+    writer = TensorBoardWriter(tmp_path)
+    writer.write(_record(0))
+    writer.close()
+    copied = pickle.loads(pickle.dumps(writer))
+    copied.write(_record(1))
+    copied.close()
+    assert len(list(tmp_path.glob("events*"))) == 2
