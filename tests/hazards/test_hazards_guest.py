@@ -62,7 +62,7 @@ def test_a20_a_watched_model_is_copied_pickled_and_saved() -> None:
         torch.save({"model": model, "optimizer": optimizer.state_dict()}, file)
         file.seek(0)
         saved = torch.load(file, weights_only=False)
-        clones = [copy.deepcopy((model, optimizer)), pickle.loads(pickle.dumps((model, optimizer)))]  # noqa: S301 - our own
+        clones = [copy.deepcopy((model, optimizer)), pickle.loads(pickle.dumps((model, optimizer)))]
         clones.append((saved["model"], torch.optim.Adam(saved["model"].parameters())))
         for clone, its_optimizer in clones:
             train(clone, its_optimizer, 2)

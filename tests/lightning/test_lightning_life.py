@@ -187,10 +187,10 @@ def test_l13_the_key_of_a_users_own_rule_is_the_same_tomorrow():
 def test_l14_the_callback_pickles_before_and_after_a_fit(pl, tmp_path):
     """The copy goes on counting; neither files nor hooks nor the LightningModule go along."""
     watch = quiet_watch(logdir=tmp_path / "logs", writers=[LineWriter(tmp_path / "records.txt")])
-    pickle.loads(pickle.dumps(watch))  # noqa: S301 - our own
+    pickle.loads(pickle.dumps(watch))
     net = module(pl, on_after_backward=lambda self: copy.deepcopy(watch) and None)
     fit(pl, net, watch)
-    other = pickle.loads(pickle.dumps(watch))  # noqa: S301 - our own
+    other = pickle.loads(pickle.dumps(watch))
     assert len(pickle.dumps(watch)) < 100_000
     assert other.state_dict() == watch.state_dict()
     fit(pl, module(pl), other)
