@@ -15,9 +15,10 @@ from torch.optim import Optimizer
 from typing_extensions import Self
 
 from gradwatch import _options
+from gradwatch._listeners import Subscription
 from gradwatch._monitor import Monitor
 from gradwatch._readout import Readout
-from gradwatch._steps import Subscription
+from gradwatch._taps import listen
 from gradwatch.clipping import Clip
 from gradwatch.detectors import Detector
 from gradwatch.errors import ArgumentTypeError, GradwatchWarning
@@ -62,46 +63,26 @@ def watch(
         ArgumentValueError: An argument has a wrong value, or the model has nothing to train (also a ``ValueError``).
         LogdirError: ``logdir`` cannot be written (also an ``OSError``).
     """
+    rule = _options.check_clip(clip)
+    _options.check_model(model, rule)
+    optimizers = _options.check_optimizers(optimizer, model)
+    judges = _options.check_detectors(detectors)
+    num_every, num_history = _options.check_count("every", every), _options.check_count("history", history)
+    outlets: list[Writer] = [ConsoleWriter()] if writers is None else _options.check_writers(writers)
+    if logdir is not None:
+        outlets = [*outlets, _tensorboard(logdir)]
     return Watch(
-        model,
-        optimizer,
-        logdir=logdir,
-        clip=clip,
-        detectors=detectors,
-        writers=writers,
-        every=every,
-        history=history,
+        Monitor(model, optimizers, clip=rule, detectors=judges, writers=outlets, every=num_every, history=num_history)
     )
 
 
 class Watch(Readout):
-    """A running watch; see :func:`watch`. Readable during the run and after ``close()``."""
+    """A running watch; made by :func:`watch`. Readable during the run and after ``close()``."""
 
-    def __init__(
-        self,
-        model: nn.Module,
-        optimizer: Optimizer | Sequence[Optimizer] | None = None,
-        *,
-        logdir: str | os.PathLike[str] | None = None,
-        clip: Clip | None = None,
-        detectors: Iterable[Detector] | None = None,
-        writers: Iterable[Writer] | None = None,
-        every: int = _options.EVERY,
-        history: int = _options.HISTORY,
-    ) -> None:
-        rule = _options.check_clip(clip)
-        _options.check_model(model, rule)
-        optimizers = _options.check_optimizers(optimizer, model)
-        judges = _options.check_detectors(detectors)
-        num_every, num_history = _options.check_count("every", every), _options.check_count("history", history)
-        outlets: list[Writer] = [ConsoleWriter()] if writers is None else _options.check_writers(writers)
-        if logdir is not None:
-            outlets = [*outlets, _tensorboard(logdir)]
-        self._monitor: Monitor = Monitor(
-            model, optimizers, clip=rule, detectors=judges, writers=outlets, every=num_every, history=num_history
-        )
-        self._subscription = Subscription(self._monitor)
-        self._finalizer = weakref.finalize(self, _finish, self._monitor, self._subscription)
+    def __init__(self, monitor: Monitor) -> None:
+        self._monitor: Monitor = monitor
+        self._subscription = listen(monitor)
+        self._finalizer = weakref.finalize(self, _finish, monitor, self._subscription)
 
     def __enter__(self) -> Self:
         return self

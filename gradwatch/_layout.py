@@ -72,6 +72,10 @@ class Layout:
         """The gradients, ``[num_params]``, None where absent."""
         return [parameter.grad for parameter in self.parameters]
 
+    def present_gradients(self) -> list[Tensor]:
+        """Those that there are."""
+        return [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+
     def is_current(self, owned: list[nn.Parameter]) -> bool:
         """Whether optimizer and model still hold just these parameters. Asked at every step, so it has to be fast."""
         kept = [parameters.get(attribute) for parameters, attribute in self._homes]

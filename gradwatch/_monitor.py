@@ -14,10 +14,11 @@ from torch.optim import Optimizer
 from gradwatch import _measurement as step
 from gradwatch._audit import CLIPPED_TWICE, INSIDE_BACKWARD, SCALED_GRADIENTS
 from gradwatch._ledger import Ledger
+from gradwatch._listeners import tell_all
 from gradwatch._loss import LossMean
 from gradwatch._outlets import Outlets
 from gradwatch._price import Price, event
-from gradwatch._steps import has_step_hook, tell_others
+from gradwatch._steps import has_step_hook
 from gradwatch._tracks import Tracks
 from gradwatch._transfer import Transfer
 from gradwatch.clipping import Clip
@@ -30,7 +31,7 @@ _STATE_VERSION = 1
 
 
 class Monitor:
-    """Listens to optimizer steps (:class:`gradwatch._steps.Listener`) and turns each into one record.
+    """Listens to optimizer steps (:class:`gradwatch._listeners.Listener`) and turns each into one record.
 
     Args:
         model: Held weakly.
@@ -185,8 +186,7 @@ class Monitor:
         if self._clip is not None and may_clip:
             if already_clipped:
                 self.ledger.audit.say(CLIPPED_TWICE, clip=self._clip)
-            gradients = [gradient for gradient in track.layout.gradients() if gradient is not None]
-            tell_others(self, lambda other: other.before_clip(gradients, 1))
+            tell_all(lambda other: other.before_clip(track.layout.present_gradients(), 1), but=self)
             step.clip_gradients(measurement, track.layout, self._clip)
 
     def _take_loss(self, measurement: step.Measurement) -> None:

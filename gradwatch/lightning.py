@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from gradwatch import _options
+from gradwatch._listeners import Subscription
 from gradwatch._monitor import Monitor
 from gradwatch._readout import Readout
-from gradwatch._steps import Subscription, scale_of
+from gradwatch._taps import listen, scale_of
 from gradwatch.clipping import Clip
 from gradwatch.detectors import Detector
 from gradwatch.errors import ArgumentTypeError, GradwatchWarning
@@ -144,7 +145,7 @@ class GradWatch(Readout, _Callback):
             self._monitor.load_state_dict(self._saved)
             self._saved = None
         self._monitor.expect(_options.unwrapped(optimizer) for optimizer in trainer.optimizers)
-        self._subscription = Subscription(self._monitor)
+        self._subscription = listen(self._monitor)
         self._steps_at_start = self._monitor.num_steps
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:

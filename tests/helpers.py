@@ -13,7 +13,7 @@ from torch.nn.utils import clip_grad
 from torch.optim import optimizer as torch_optimizer
 
 import gradwatch
-from gradwatch import _steps
+from gradwatch import _listeners
 
 
 def quiet_watch(model: nn.Module, optimizer: Any = None, **options: Any) -> gradwatch.Watch:
@@ -73,5 +73,5 @@ def torch_as_it_is() -> list[Any]:
         clip_grad._group_tensors_by_device_and_dtype,
         clip_grad.clip_grad_norm_,
         clip_grad.clip_grad_value_,
-        list(_steps._subscriptions),
+        list(_listeners._subscriptions),
     ]

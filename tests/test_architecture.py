@@ -15,9 +15,20 @@ ROOT = Path(gradwatch.__file__).parent
 
 FLOORS: dict[int, set[str]] = {
     0: {"errors", "records", "tensorboard_plugin", "tensorboard_plugin.metadata", "_price", "_decades"},
-    1: {"_transfer", "_loss", "_audit", "_aggregates", "_memory", "_baselines", "diagnosis", "wording", "writers"},
+    1: {
+        "_listeners",
+        "_transfer",
+        "_loss",
+        "_audit",
+        "_aggregates",
+        "_memory",
+        "_baselines",
+        "diagnosis",
+        "wording",
+        "writers",
+    },
     2: {"_norms", "_steps", "_depth", "_weights", "_outlets", "writers.*"},
-    3: {"_statistics", "_sampling", "detectors.*"},
+    3: {"_taps", "_statistics", "_sampling", "detectors.*"},
     4: {"_layout", "clipping", "detectors"},
     5: {"_measurement", "_options", "_judges"},
     6: {"_partial", "_ledger"},
