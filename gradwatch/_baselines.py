@@ -23,13 +23,16 @@ JUMP = 1.5
 SPREADS = 5.0
 """Mean deviations above the usual norm: a run that fluctuates a lot must jump further."""
 
+STALLED_STEPS = 60
+"""Steps without a better loss that count as standing still."""
+
 WARM_STEPS = 10
 """Steps before a history counts as one."""
 
 
 def counts(record: StepRecord) -> bool:
     """Whether this step's norms may enter a baseline: neither an overflow nor a NaN is a large gradient."""
-    return not record.skipped and math.isfinite(record.total_norm) and not record.num_nonfinite.any()
+    return not record.skipped and record.finite
 
 
 @dataclass
@@ -119,7 +122,7 @@ class Level:
 class Progress:
     """Whether the loss still gets better."""
 
-    smooth: float = math.nan
+    smooth: float = math.inf
     best: float = math.inf
     since: int = 0
 
@@ -127,7 +130,7 @@ class Progress:
         """Take in one step's loss; an unknown or non-finite one tells nothing."""
         if loss is None or not math.isfinite(loss):
             return
-        self.smooth = loss if math.isnan(self.smooth) else self.smooth + 0.1 * (loss - self.smooth)
+        self.smooth = loss if math.isinf(self.smooth) else self.smooth + 0.1 * (loss - self.smooth)
         self.since += 1
         if self.smooth < self.best - 0.01 * abs(self.best) or math.isinf(self.best):
             self.best, self.since = self.smooth, 0

@@ -6,21 +6,25 @@ import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from gradwatch._precedence import Precedence
 from gradwatch.detectors import Detector
 from gradwatch.diagnosis import diagnose
 from gradwatch.errors import GradwatchWarning
 from gradwatch.records import Incident, ModelInfo, StepRecord
 
+_PRECEDENCE = "_precedence"  # no detector's kind: those are plain words
+
 
 class Judges:
-    """Every detector sees every record; one that raises is dropped with one warning."""
+    """Every detector sees every record; one that raises is dropped with one warning. Consequences are kept quiet."""
 
     def __init__(self, detectors: Iterable[Detector]) -> None:
         self._detectors = list(detectors)
+        self._precedence = Precedence()
 
     def observe(self, record: StepRecord, model: ModelInfo) -> list[Incident]:
         """The incidents that begin at this step, with their causes."""
-        incidents = []
+        incidents: list[Incident] = []
         for detector in list(self._detectors):
             try:
                 incidents += [diagnose(incident, record, model) for incident in detector.observe(record)]
@@ -32,14 +36,16 @@ class Judges:
                     GradwatchWarning,
                     stacklevel=2,
                 )
-        return incidents
+        return self._precedence.sift(incidents) if incidents else incidents
 
     def state_dict(self) -> dict[str, Any]:
-        """The detectors' states by kind."""
-        return {detector.kind: detector.state_dict() for detector in self._detectors}
+        """The detectors' states by kind, and what precedes what."""
+        states = {detector.kind: detector.state_dict() for detector in self._detectors}
+        return {**states, _PRECEDENCE: self._precedence.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """The inverse of :meth:`state_dict`; a detector without a saved state begins afresh."""
         for detector in self._detectors:
             if detector.kind in state:
                 detector.load_state_dict(state[detector.kind])
+        self._precedence.load_state_dict(state.get(_PRECEDENCE, {}))

@@ -11,6 +11,21 @@ import numpy as np
 from gradwatch._memory import PerLayers
 from gradwatch.records import Float64Array, Layer, StepRecord
 
+REPLACED = 1.0
+"""Update over weight: from here on a step does not improve the weights, it replaces them."""
+
+BOLD = 0.1
+"""Update over weight: ten such steps forget what was there before. A small net's first steps may be as large."""
+
+LARGE = 2.0
+"""Weight scale: a signal that doubles at every layer is the weights' doing, whatever the learning rate."""
+
+LR_CAN_HELP = 10.0
+"""Update over weight; beyond, no less than a ten-thousandth of the learning rate would be right: that is no mistyped
+rate, but gradients out of all proportion to the weights."""
+
+_RECURRENT_GATES = {"RNN": 1, "RNNCell": 1, "LSTM": 4, "LSTMCell": 4, "GRU": 3, "GRUCell": 3}
+
 
 @dataclass
 class WeightScale:
@@ -41,6 +56,9 @@ class Weights:
         self._matrices = PerLayers(_Matrices)
         self._record: StepRecord | None = None
         self._scale: WeightScale | None = None
+        self._updated: StepRecord | None = None
+        self._ratio: Float64Array
+        self._typical: float | None = None
 
     def scale(self, record: StepRecord) -> WeightScale | None:
         """The size of the weights; None where the step measured none."""
@@ -54,7 +72,46 @@ class Weights:
         """Update over weight of every matrix, ``[num_params]``: NaN where it means nothing; None without any."""
         if record.update_ratio is None:
             return None
-        return self._matrices.of(record).update_ratio(record.update_ratio, record.weight_norm)
+        if record is not self._updated:
+            matrices = self._matrices.of(record)
+            self._ratio = matrices.update_ratio(record.update_ratio, record.weight_norm)
+            self._typical = matrices.typical(self._ratio, record.weight_norm)
+            self._updated = record
+        return self._ratio
+
+    def typical_update(self, record: StepRecord, before: float) -> float:
+        """Median update over weight of the matrices; ``before`` where the step measured none.
+
+        A matrix below the size of torch's own default counts as one of that size: a small one is replaced by its first
+        updates, as it should be.
+        """
+        if record.update_ratio is None:
+            return before
+        self.update_ratio(record)
+        return before if self._typical is None else self._typical
+
+    def blames_rate(self, record: StepRecord) -> bool:
+        """Whether too large an update is the learning rate's doing, for weights and gradients are sound.
+
+        Weights that are much too large let every signal grow, and gradients of such a net are too large for any rate.
+        An optimizer that divides by the gradient's size (Adam, sign descent) moves every element by about the learning
+        rate: then it is that, whatever the gradients are.
+        """
+        scale = self.scale(record)
+        if record.update_ratio is None or (scale is not None and scale.median > LARGE):
+            return False
+        return self._matrices.of(record).blames_rate(record)
+
+    def is_fresh(self, record: StepRecord) -> bool:
+        """Whether the weight matrices look as commonly initialised, so that nothing can have been learnt yet."""
+        return record.weight_norm is not None and self._matrices.of(record).are_fresh(record.weight_norm)
+
+    def divisor(self, record: StepRecord) -> float | None:
+        """By what the optimizer divides every gradient, if it is about the same for all matrices; None otherwise.
+
+        1 for plain SGD; for Adam with an eps that drowns the gradients it is that eps.
+        """
+        return self._matrices.of(record).divisor(record)
 
 
 class _Matrices:
@@ -70,6 +127,7 @@ class _Matrices:
         self.layers = layers
         self.matrix = np.array([len(layer.shape) > 1 and layer.numel > 0 for layer in layers], dtype=bool)
         self.common_norm = np.sqrt([layer.shape[0] if layer.shape else 1 for layer in layers])
+        self._numel = np.array([layer.numel for layer in layers], dtype=np.float64)
 
     def scale(self, weight_norm: Float64Array) -> WeightScale:
         """How large the weight matrices are against a common initialisation."""
@@ -88,3 +146,64 @@ class _Matrices:
         """
         started = self.matrix if weight_norm is None else self.matrix & (weight_norm > 0.01 * self.common_norm)
         return np.where(started, update_ratio, math.nan)
+
+    def typical(self, ratio: Float64Array, weight_norm: Float64Array | None) -> float | None:
+        """Median of update over weight, or over torch's default size where that is larger; None without any."""
+        if weight_norm is not None:
+            with np.errstate(all="ignore"):
+                ratio = ratio * np.minimum(1.0, weight_norm / (self.common_norm / math.sqrt(3)))
+        measured = ratio[~np.isnan(ratio)]
+        return float(np.median(measured)) if len(measured) else None
+
+    def blames_rate(self, record: StepRecord) -> bool:
+        """Whether the updates are within what a learning rate can mend, or of its own size."""
+        ratio = record.update_ratio
+        chosen = self.matrix if ratio is None else self.matrix & np.isfinite(ratio)
+        if ratio is None or not chosen.any():
+            return False
+        if float(np.median(ratio[chosen])) <= LR_CAN_HELP:
+            return True
+        if record.weight_norm is None:
+            return False
+        each = ratio[chosen] * record.weight_norm[chosen] / np.sqrt(self._numel[chosen])
+        return bool(record.lr / 3 <= np.median(each) <= record.lr * 3)
+
+    def are_fresh(self, weight_norm: Float64Array) -> bool:
+        """Whether one of the common laws gives nearly every matrix the size that it has.
+
+        torch's own default, Kaiming, Xavier, and a standard deviation of 0.02; each within what chance allows for so
+        many random numbers. Training moves every matrix away from it, each one differently.
+        """
+        chosen = np.nonzero(self.matrix & np.isfinite(weight_norm))[0]
+        if len(chosen) == 0:
+            return False
+        variance = weight_norm[chosen] ** 2 / self._numel[chosen]
+        laws = np.array([_common_variances(self.layers[int(index)]) for index in chosen])
+        tolerance = 3 * np.sqrt(2 / self._numel[chosen]) + 0.005
+        fits = np.abs(variance[:, None] / laws - 1) <= tolerance[:, None]
+        return bool(fits.mean(axis=0).max() >= 0.9)  # noqa: PLR2004 - a head or a table may have a law of its own
+
+    def divisor(self, record: StepRecord) -> float | None:
+        """Learning rate times gradient over the update of every matrix: its median, if they agree within a decade."""
+        if record.update_ratio is None or record.weight_norm is None or not record.total_norm > 0:
+            return None
+        moved = record.update_ratio * record.weight_norm
+        given = record.lr * record.grad_norm * (record.clipped_norm / record.total_norm)
+        chosen = self.matrix & (moved > 0) & (given > 0) & np.isfinite(moved)
+        if not chosen.any():
+            return None
+        each = np.log10(given[chosen] / moved[chosen])
+        low, middle, high = np.percentile(each, (10, 50, 90))
+        return float(10**middle) if high - low < 1 else None
+
+
+def _common_variances(layer: Layer) -> tuple[float, float, float, float]:
+    """The variance that each common law gives to this matrix: default, Kaiming, Xavier, a fixed 0.02."""
+    rows = layer.shape[0]
+    fan_in = layer.numel / rows
+    fan_out = rows * math.prod(layer.shape[2:])
+    gates = _RECURRENT_GATES.get(layer.module_type)
+    default = 1 / (3 * fan_in) if gates is None else gates / (3 * rows)
+    if layer.module_type.startswith("Embedding"):
+        default = 1.0
+    return default, 2 / fan_in, 2 / (fan_in + fan_out), 0.02**2

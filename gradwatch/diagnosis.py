@@ -20,7 +20,11 @@ _DYING = frozenset({"ReLU", "ReLU6"})
 _RECURRENT = frozenset({"RNN", "LSTM", "GRU", "RNNCell", "LSTMCell", "GRUCell"})
 _NORMALISING = ("BatchNorm", "SyncBatchNorm", "LayerNorm", "GroupNorm", "InstanceNorm", "RMSNorm")
 _SMALL, _LARGE = 0.5, 2.0  # weight scale; torch's own default of 0.4 is small for a deep net without normalisation
-_LR_CAN_HELP = 100.0  # update over weight; beyond, the gradients themselves are the trouble
+_LR_CAN_HELP = 10.0  # update over weight; beyond, the gradients themselves are the trouble
+_BOLD = 0.01  # update over weight; a hundredth is still a bold step
+_CLIPPED_AWAY = 0.01  # norm after clipping over norm before: what is left is a hundredth
+_LARGE_EPS = 10.0  # an optimizer that divides by more than that is not dividing by a gradient
+_HALF_STEP = {"bfloat16": 2.0**-9, "float16": 2.0**-12}  # a change of less than this share of a weight rounds to none
 _MIN_DEPTH = 4  # layers; fewer need no normalisation to pass a signal on
 
 
@@ -209,13 +213,14 @@ def _large_weights(incident: Incident, record: StepRecord, _model: ModelInfo) ->
 
 def _lr_too_high(incident: Incident, record: StepRecord, _model: ModelInfo) -> Cause | None:
     ratio = incident.evidence.get("update_ratio")
-    if ratio is None:
+    if ratio is None or not ratio > _BOLD:
         return None
-    known = math.isfinite(record.lr) and ratio <= _LR_CAN_HELP
+    blamed = incident.kind == "lr_too_high" or ratio <= _LR_CAN_HELP
+    known = math.isfinite(record.lr) and math.isfinite(ratio) and blamed
     lower = Remedy("a far lower learning rate", "an update should be a small part of the weights")
     if known:
-        # A hundredth of the weights is still a bold step; a power of ten, since the ratio is an estimate.
-        factor = 10.0 ** math.ceil(math.log10(ratio / 0.01))
+        # A power of ten, since the ratio is an estimate.
+        factor = 10.0 ** math.ceil(math.log10(ratio / _BOLD))
         lr = record.lr / factor
         lower = Remedy(
             action=f"a learning rate lower by a factor of {factor:,.0f}: {lr:.2g} in place of {record.lr:.3g}",
@@ -224,11 +229,11 @@ def _lr_too_high(incident: Incident, record: StepRecord, _model: ModelInfo) -> C
         )
     return Cause(
         name="lr_too_high",
-        confidence=0.7 if ratio <= _LR_CAN_HELP else 0.4,
+        confidence=0.7 if blamed else 0.3,
         evidence=f"one update is {ratio:.2g} times as large as the weights (usual is about a thousandth of them)"
         + (f", at a learning rate of {record.lr:.3g}" if math.isfinite(record.lr) else ""),
         remedies=(
-            *(() if ratio > _LR_CAN_HELP else (lower,)),
+            *((lower,) if blamed else ()),
             _clip(incident),
             Remedy(
                 action="a warm-up: let the learning rate rise over the first few hundred steps",
@@ -371,6 +376,144 @@ def _loss_scale(incident: Incident, _record: StepRecord, _model: ModelInfo) -> C
     )
 
 
+# -------------------------------------------------------------------------------------------------------- lr_too_high
+
+
+def _lr_jumped(incident: Incident, record: StepRecord, _model: ModelInfo) -> Cause | None:
+    before = incident.evidence.get("lr_before")
+    if before is None:
+        return None
+    return Cause(
+        name="lr_jumped",
+        confidence=0.9,
+        evidence=f"the learning rate went from {before:.3g} to {record.lr:.3g} within a few steps, and nothing was "
+        "amiss before",
+        remedies=(
+            Remedy(
+                action=f"look at the learning-rate schedule: stay near {before:.3g}",
+                reason="training went well with it; a wrong unit (epochs for steps) or a missing factor is usual",
+                snippet=f'for group in optimizer.param_groups: group["lr"] = {before:.3g}',
+            ),
+            Remedy(
+                action="go back to a checkpoint from before the leap",
+                reason="the steps since then have undone what was learnt",
+            ),
+        ),
+    )
+
+
+# -------------------------------------------------------------------------------------------------------- data_outlier
+
+
+def _bad_batch(incident: Incident, record: StepRecord, _model: ModelInfo) -> Cause | None:
+    facts = incident.evidence
+    spoilt = Remedy("go back to a checkpoint from before this step", "its update has gone into the weights")
+    return Cause(
+        name="one_bad_batch",
+        confidence=0.8,
+        evidence=f"the loss went from {facts['usual_loss']:.3g} to {facts['loss']:.3g} in one step, at the same "
+        "learning rate and after an ordinary update: only the batch is new",
+        remedies=(
+            Remedy(
+                action=f"look at the batch of step {incident.step}: its largest input and target",
+                reason="a corrupt sample, a missing division or a wrong unit in one file is enough",
+                snippet="assert x.abs().max() < 1e3, x.abs().amax(dim=-1)",
+            ),
+            _clip(incident),
+            *(() if record.clipped else (spoilt,)),
+        ),
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------- stalled
+
+
+def _clipped_away(incident: Incident, record: StepRecord, _model: ModelInfo) -> Cause | None:
+    left = incident.evidence.get("clip", 1.0)
+    if not left < _CLIPPED_AWAY:
+        return None
+    limit = f"{2 * record.total_norm:.2g}"
+    return Cause(
+        name="clipping_too_small",
+        confidence=0.9,
+        evidence=f"clipping leaves {left:.2g} of the gradients: a norm of {record.total_norm:.3g} is cut down to "
+        f"{record.clipped_norm:.3g}",
+        remedies=(
+            Remedy(
+                action=f"clip at a norm of {limit} instead",
+                reason=f"twice the present norm of {record.total_norm:.3g}: clipping is for outliers, not for all",
+                snippet=f"gradwatch.watch(model, clip=gradwatch.ClipNorm(max_norm={limit}))",
+            ),
+        ),
+    )
+
+
+def _eps_too_large(incident: Incident, _record: StepRecord, _model: ModelInfo) -> Cause | None:
+    divisor = incident.evidence.get("divisor")
+    if divisor is None or not divisor > _LARGE_EPS:
+        return None
+    return Cause(
+        name="eps_too_large",
+        confidence=0.8,
+        evidence=f"the optimizer divides the gradient of every layer by about {divisor:.2g}, whatever its size: an eps "
+        "of about that size drowns them",
+        remedies=(
+            Remedy(
+                action="Adam's default eps of 1e-8",
+                reason="it is there to avoid a division by zero, and must be far smaller than any gradient",
+                snippet='for group in optimizer.param_groups: group["eps"] = 1e-8',
+            ),
+        ),
+    )
+
+
+def _lr_too_low(incident: Incident, record: StepRecord, model: ModelInfo) -> Cause | None:
+    if _clipped_away(incident, record, model) or _eps_too_large(incident, record, model):
+        return None
+    ratio = incident.evidence.get("update_ratio", math.nan)
+    if record.lr == 0:
+        return Cause(
+            name="lr_too_low",
+            confidence=0.9,
+            evidence="the learning rate is exactly zero",
+            remedies=(Remedy("look at the learning-rate schedule", "a rate of zero stops training"),),
+        )
+    higher = Remedy("a higher learning rate", "an update of about a thousandth of the weights is usual")
+    if ratio > 0 and math.isfinite(record.lr):
+        factor = 10.0 ** math.floor(math.log10(0.001 / ratio))
+        higher = Remedy(
+            action=f"a learning rate higher by a factor of about {factor:,.0f}: {record.lr * factor:.2g} in place of "
+            f"{record.lr:.3g}",
+            reason=higher.reason,
+            snippet=f'for group in optimizer.param_groups: group["lr"] *= {factor:.0f}',
+        )
+    return Cause(
+        name="lr_too_low",
+        confidence=0.7,
+        evidence=f"at a learning rate of {record.lr:.3g} one update is {ratio:.2g} of the size of the weights (usual "
+        "is about a thousandth), and clipping takes nothing of it away",
+        remedies=(higher,),
+    )
+
+
+def _rounded_away(incident: Incident, record: StepRecord, _model: ModelInfo) -> Cause | None:
+    dtype = incident.evidence.get("dtype", "")
+    if dtype not in _HALF_STEP or record.lr == 0:
+        return None
+    return Cause(
+        name="rounded_away",
+        confidence=0.75,
+        evidence=f"the weights are {dtype}: a change of less than {_HALF_STEP[dtype]:.1g} of a weight rounds to none",
+        remedies=(
+            Remedy(
+                action=f"float32 weights, and {dtype} for the computation only",
+                reason="small updates add up instead of being rounded away",
+                snippet=f'model.float(); torch.autocast("cuda", dtype=torch.{dtype})',
+            ),
+        ),
+    )
+
+
 RULES: Mapping[str, tuple[Rule, ...]] = {
     "vanishing": (
         _saturating_activations,
@@ -381,6 +524,9 @@ RULES: Mapping[str, tuple[Rule, ...]] = {
         _long_recurrence,
     ),
     "exploding": (_large_weights, _lr_too_high, _long_recurrence, _deep_without_norm, _without_clipping),
+    "lr_too_high": (_lr_jumped, _lr_too_high),
+    "data_outlier": (_bad_batch,),
+    "stalled": (_clipped_away, _eps_too_large, _rounded_away, _lr_too_low),
     "nonfinite": (_nonfinite_weight, _loss_scale, _half_overflow, _nonfinite_forward, _nonfinite_backward),
 }
 """Which rules are asked for which kind of incident."""

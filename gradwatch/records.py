@@ -7,6 +7,7 @@ and compared without the model, the framework or a GPU.
 from __future__ import annotations
 
 import enum
+import functools
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -164,6 +165,11 @@ class StepRecord:
         """Where the gradient is ``None``, shape ``[num_params]``."""
         absent: NDArray[np.bool_] = np.isnan(self.grad_norm) & (self.num_nonfinite == 0)
         return absent
+
+    @functools.cached_property
+    def finite(self) -> bool:
+        """Whether the total norm and every element of every gradient are finite: many ask, it is counted once."""
+        return math.isfinite(self.total_norm) and not self.num_nonfinite.any()
 
     @property
     def clipped(self) -> bool:

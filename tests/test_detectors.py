@@ -276,7 +276,7 @@ def test_skipped_steps_do_not_enter_a_baseline():
 def test_updates_that_replace_the_weights():
     """An update as large as the weights is found at the first sampled step, the worst layer first."""
     ratio = np.where(np.arange(16) == 4, 30.0, 3.0)
-    record = make(0, update_ratio=ratio, weight_norm=np.full(16, 4.0), lr=0.5)
+    record = make(0, update_ratio=ratio, weight_norm=np.full(16, 16.0), lr=0.5)  # far too large for the rate to blame
     (incident,) = watch([record])
     assert (incident.kind, incident.value, incident.threshold) == ("exploding", 3.0, 1.0)
     assert incident.layers[0] == "fc2.weight"

@@ -13,12 +13,24 @@ from typing import Any, Protocol
 
 from gradwatch._depth import DepthProfiles
 from gradwatch._weights import Weights
+from gradwatch.detectors.data_outlier import DataOutlierDetector
 from gradwatch.detectors.exploding import ExplodingDetector
+from gradwatch.detectors.lr_too_high import LrTooHighDetector
 from gradwatch.detectors.nonfinite import NonfiniteDetector
+from gradwatch.detectors.stalled import StalledDetector
 from gradwatch.detectors.vanishing import VanishingDetector
 from gradwatch.records import Incident, StepRecord
 
-__all__ = ["Detector", "ExplodingDetector", "NonfiniteDetector", "VanishingDetector", "default_detectors"]
+__all__ = [
+    "DataOutlierDetector",
+    "Detector",
+    "ExplodingDetector",
+    "LrTooHighDetector",
+    "NonfiniteDetector",
+    "StalledDetector",
+    "VanishingDetector",
+    "default_detectors",
+]
 
 
 class Detector(Protocol):
@@ -42,4 +54,11 @@ class Detector(Protocol):
 def default_detectors() -> tuple[Detector, ...]:
     """One detector of every kind, root causes first; they share what they derive from a step."""
     depth, weights = DepthProfiles(), Weights()
-    return NonfiniteDetector(), ExplodingDetector(depth, weights), VanishingDetector(depth, weights)
+    return (
+        NonfiniteDetector(),
+        DataOutlierDetector(weights),
+        LrTooHighDetector(weights),
+        ExplodingDetector(depth, weights),
+        VanishingDetector(depth, weights),
+        StalledDetector(weights),
+    )

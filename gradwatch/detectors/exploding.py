@@ -1,4 +1,4 @@
-"""Exploding: gradients far above their usual size, growing from layer to layer, or updates that replace the weights."""
+"""Exploding: gradients far above their usual size, growing from layer to layer, or too large for the weights."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from gradwatch._baselines import WARM_STEPS, Episode, Level, Streaks, Usual, cou
 from gradwatch._decades import number, power
 from gradwatch._depth import FADE, DepthProfiles, Profile
 from gradwatch._memory import Memory, PerLayers
-from gradwatch._weights import Weights, WeightScale
+from gradwatch._weights import LARGE, REPLACED, Weights, WeightScale
 from gradwatch.records import Float64Array, Incident, Layer, Severity, StepRecord
 
 BURST = 3.0
 """Decades above anything seen that are evidence enough in a single step."""
 
-REPLACED = 1.0
-"""Update over weight: from here on a step does not improve the weights, it replaces them."""
+SHALLOW = 2
+"""Weight matrices up to which a network has no depth for a signal to grow over."""
 
 _PATIENCE = {"replaced": 1, "burst": 1, "jump": 3, "growth": 3}
 
@@ -36,7 +36,7 @@ class _ExplodingState:
 
 
 class ExplodingDetector:
-    """Gradients far above their usual size, growing from layer to layer, or updates that replace the weights."""
+    """Gradients far above their usual size, growing from layer to layer, or too large for any learning rate."""
 
     kind = "exploding"
 
@@ -86,7 +86,11 @@ class ExplodingDetector:
         if profile.fade <= -FADE and profile.trend() <= -FADE:
             findings["growth"] = lambda: _growing(record, profile)
         ratios = self._weights.update_ratio(record)
-        if ratios is not None and (ratios >= REPLACED).any() and np.nanmedian(ratios) >= REPLACED:
+        replaced = ratios is not None and (ratios >= REPLACED).any() and np.nanmedian(ratios) >= REPLACED
+        # Where weights and gradients are sound, the learning rate is to blame: that is lr_too_high.
+        # One or two sound matrices have no depth to explode through: their first steps may well replace them.
+        deep = ratios is not None and ((~np.isnan(ratios)).sum() > SHALLOW or state.weights.median > LARGE)
+        if ratios is not None and replaced and deep and not self._weights.blames_rate(record):
             findings["replaced"] = lambda: _replaced(record, ratios)
         return findings
 

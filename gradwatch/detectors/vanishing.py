@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gradwatch._baselines import WARM_STEPS, Episode, Progress, Streaks, counts
+from gradwatch._baselines import STALLED_STEPS, WARM_STEPS, Episode, Progress, Streaks, counts
 from gradwatch._decades import fraction, power
 from gradwatch._depth import FADE, DepthProfiles, Profile
 from gradwatch._memory import Memory
@@ -19,9 +19,6 @@ from gradwatch.records import Incident, Severity, StepRecord
 
 FADE_WEAK = 1.5
 """Decades across the depth that count only when the loss has stood still too."""
-
-STALLED_STEPS = 60
-"""Steps without a better loss that count as standing still."""
 
 SILENT_STEPS = 30
 """Steps with a gradient of exactly zero after which a layer in the midst of others counts as silenced: a branch that

@@ -253,8 +253,8 @@ def test_l08_a_training_step_without_a_loss_is_a_step_without_gradients(pl, scal
     assert watch.incidents == []
 
 
-def test_an_explosion_is_one_incident_with_lightnings_clip_on(pl):
+def test_a_bad_batch_is_one_incident_with_lightnings_clip_on(pl):
     """What Lightning clips away is still seen."""
     watch = quiet_watch()
     fit(pl, module(pl), watch, spiky(30, 20), gradient_clip_val=0.1)
-    assert [(incident.kind, incident.step) for incident in watch.incidents] == [("exploding", 20)]
+    assert [(incident.kind, incident.step) for incident in watch.incidents] == [("data_outlier", 20)]

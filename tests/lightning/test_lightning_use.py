@@ -198,7 +198,7 @@ def test_it_speaks_on_the_terminal_by_default(pl, capsys):
     watch = GradWatch()
     fit(pl, module(pl), watch, spiky(30, 20), gradient_clip_val=0.1)
     told = capsys.readouterr().err
-    assert "exploding · step 20" in told
+    assert "data outlier · step 20" in told
     assert "30 steps" in told
 
 

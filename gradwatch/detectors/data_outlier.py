@@ -1,0 +1,128 @@
+"""Data outlier: a single batch whose loss and gradients are out of all proportion, while everything else was normal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from gradwatch._baselines import SPREADS, WARM_STEPS, Episode, Level, counts
+from gradwatch._decades import number, power
+from gradwatch._memory import Memory
+from gradwatch._weights import BOLD, Weights
+from gradwatch.records import Incident, Severity, StepRecord
+
+FAR = 3.0
+"""Decades above the usual norm. Legitimate heavy tails (log-normal targets, wrong labels, a batch of two) reach one to
+two in the loss, and their norm grows with the loss's square root."""
+
+FAR_LOSS = 2.0
+"""Decades above the usual loss, together with the norm: an input that is far off makes the loss grow in proportion,
+and the norm by its square."""
+
+UNSEEN = 1.0
+"""Decades less than those above anything seen: a run that has converged was far above its usual loss before."""
+
+SAME_RATE = 2.0
+"""A learning rate that has not changed by more than this cannot have brought about three decades."""
+
+
+@dataclass
+class _OutlierState:
+    """What is remembered of one optimizer.
+
+    Attributes:
+        episode: The incident that goes on.
+        total: log10 of the total norm.
+        loss: log10 of the loss.
+        lr: Learning rate of the last step; 0 where it is not known.
+        calm: Whether the last step could not have hurt the weights: usual norm, usual learning rate.
+        update: Median update over weight, as last sampled.
+    """
+
+    episode: Episode = field(default_factory=Episode)
+    total: Level = field(default_factory=Level)
+    loss: Level = field(default_factory=Level)
+    lr: float = 0.0
+    calm: bool = False
+    update: float = 0.0
+
+
+class DataOutlierDetector:
+    """One batch is to blame: its loss and norm leap up from one step to the next, though nothing else changed.
+
+    The weights at this step are those of the step before plus one update. If that update was an ordinary one, the
+    same weights gave an ordinary loss a moment ago; then only what the model was shown can have changed.
+    """
+
+    kind = "data_outlier"
+
+    def __init__(self, weights: Weights | None = None) -> None:
+        self._weights = weights or Weights()
+        self._memory = Memory(_OutlierState)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is remembered, as plain data."""
+        return self._memory.to_plain()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The inverse of :meth:`state_dict`."""
+        self._memory.from_plain(state)
+
+    def observe(self, record: StepRecord) -> list[Incident]:
+        """The incidents that begin at this step."""
+        state = self._memory.of(record.optimizer)
+        loss = record.loss
+        if not counts(record) or loss is None or not 0 < loss < math.inf or record.total_norm <= 0:
+            state.calm = state.calm and record.skipped  # a skipped step leaves the weights as they were
+            return []
+        level, height = math.log10(record.total_norm), math.log10(loss)
+        same_rate = not record.lr > SAME_RATE * state.lr or state.lr == 0  # unknown is no reason to suspect it
+        far = _far(state.total, level, FAR) and _far(state.loss, height, FAR_LOSS)
+        alarm = far and state.calm and same_rate and state.update < BOLD
+        found = [_outlier(record, state)] if state.episode.begins(symptom=far, alarm=alarm) else []
+        state.calm = same_rate and state.total.count > 0 and level < state.total.limit
+        state.total.update(level)
+        state.loss.update(height)
+        state.lr = record.lr if record.lr > 0 else 0.0
+        if not far:
+            state.update = self._weights.typical_update(record, state.update)
+        return found
+
+
+def _far(usual: Level, value: float, decades: float) -> bool:
+    """Whether a value is beyond its history, also measured by how much it fluctuates."""
+    far = value - usual.mean >= max(decades, SPREADS * usual.spread) and value >= usual.highest + decades - UNSEEN
+    return far and usual.count >= WARM_STEPS
+
+
+def _outlier(record: StepRecord, state: _OutlierState) -> Incident:
+    loss = record.loss or 0.0
+    usual_norm, usual_loss = power(state.total.mean), power(state.loss.mean)
+    times = number(loss / usual_loss)
+    order = np.argsort(-np.nan_to_num(record.grad_norm), kind="stable")
+    return Incident(
+        kind="data_outlier",
+        step=record.step,
+        layers=tuple(record.layers[int(index)].name for index in order[:3]),
+        severity=Severity.ERROR,
+        value=loss / usual_loss,
+        threshold=10**FAR_LOSS,
+        message=f"One batch is far off: its loss of {loss:.3g} is {times} times the usual {usual_loss:.3g}, and its "
+        f"gradient norm of {record.total_norm:.3g} is {number(record.total_norm / usual_norm)} times the usual "
+        f"{usual_norm:.3g}. The step before was an ordinary one, so that the weights are not to blame.",
+        optimizer=record.optimizer,
+        num_layers=len(record.layers),
+        evidence={
+            "rule": "single_batch",
+            "loss": loss,
+            "usual_loss": usual_loss,
+            "total_norm": record.total_norm,
+            "usual_norm": usual_norm,
+            "lr": record.lr,
+            "update_ratio": state.update,
+        },
+    )

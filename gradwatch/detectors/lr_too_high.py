@@ -1,0 +1,227 @@
+"""Learning rate too high: updates that replace sound weights, or a loss that leaps up after large steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from gradwatch._baselines import STALLED_STEPS, WARM_STEPS, Episode, Progress, Streaks, counts
+from gradwatch._decades import number
+from gradwatch._memory import Memory
+from gradwatch._weights import BOLD, REPLACED, Weights, WeightScale
+from gradwatch.records import Incident, Severity, StepRecord
+
+HIGHER = 10.0
+"""Times the loss before the first step: an untrained model knows nothing, and a worse loss is learnt nonsense."""
+
+LEAP = 5.0
+"""Times the learning rate of the step before, after :data:`WARM_STEPS` steps: no warm-up rises like that. Harmless in
+itself (He et al., 2016, rise tenfold after 400 steps), but what follows it at once comes from it."""
+
+AFTERMATH = 20
+"""Steps within which a leap of the learning rate explains what goes wrong."""
+
+BEYOND = 10.0
+"""Times the largest norm or loss seen before such a leap."""
+
+HARMFUL = 2
+"""Steps in a row with a loss no better than before the weights were replaced: a convex model survives such a step, and
+a small one under Adam may learn from it."""
+
+_PATIENCE = {"jumped": 1, "replaced": 1, "diverged": 3, "restless": STALLED_STEPS}
+
+
+@dataclass
+class _RateState:
+    """What is remembered of one optimizer.
+
+    Attributes:
+        progress: Of the loss, for as long as the updates are bold.
+        first_loss: The loss before the first step; 0 where it was not told or tells nothing.
+        lr: Learning rate of the last step.
+        lr_top: The largest one seen until the last leap.
+        leap: Steps since the learning rate leapt up; -1 where it has not.
+        count: Steps seen.
+        norm_top: The largest total norm until the last leap.
+        loss_top: The largest loss until the last leap.
+        replaced: Whether an update as large as the weights was the learning rate's doing, as last sampled.
+        before: The loss at that step.
+        worse: Steps in a row since then with no better loss.
+        update: Median update over weight, as last sampled.
+    """
+
+    episode: Episode = field(default_factory=Episode)
+    streaks: Streaks = field(default_factory=Streaks)
+    weights: WeightScale = field(default_factory=WeightScale)
+    progress: Progress = field(default_factory=Progress)
+    first_loss: float = 0.0
+    lr: float = 0.0
+    lr_top: float = 0.0
+    leap: int = -1
+    count: int = 0
+    norm_top: float = 0.0
+    loss_top: float = 0.0
+    replaced: bool = False
+    before: float = 0.0
+    worse: int = 0
+    update: float = 0.0
+
+
+class LrTooHighDetector:
+    """Steps so large that they undo what was learnt, although weights and gradients are sound in themselves.
+
+    An update as large as the weights has two possible roots. With weights or gradients that are out of all proportion
+    it is ``exploding``; where they are sound, the learning rate is all that is left.
+    """
+
+    kind = "lr_too_high"
+
+    def __init__(self, weights: Weights | None = None) -> None:
+        self._weights = weights or Weights()
+        self._memory = Memory(_RateState)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is remembered, as plain data."""
+        return self._memory.to_plain()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The inverse of :meth:`state_dict`."""
+        self._memory.from_plain(state)
+
+    def observe(self, record: StepRecord) -> list[Incident]:
+        """The incidents that begin at this step."""
+        if not counts(record):
+            return []
+        state = self._memory.of(record.optimizer)
+        if state.count == 0 and record.loss is not None and 0 < record.loss < math.inf:
+            state.first_loss = record.loss
+        _follow_rate(record, state)
+        state.weights = self._weights.scale(record) or state.weights
+        self._measure(record, state)
+        if state.update >= BOLD:
+            state.progress.update(record.loss)
+        elif state.progress.best < math.inf:
+            state.progress = Progress()
+        findings = self._findings(record, state)
+        ripe: list[str] = []
+        if findings or state.streaks.lasted:
+            state.streaks.update(dict.fromkeys(findings, 0.0))
+            ripe = state.streaks.ripe(_PATIENCE)
+        if state.episode.begins(symptom=bool(findings), alarm=bool(ripe)):
+            return [findings[ripe[0]]()]
+        return []
+
+    def _measure(self, record: StepRecord, state: _RateState) -> None:
+        """How large the update is, and whether one that replaces the weights has done harm.
+
+        A small initial weight is replaced by its first updates, as it should be: it counts as one of common size.
+        """
+        state.update = self._weights.typical_update(record, state.update)
+        if state.replaced and record.loss is not None:
+            state.worse = state.worse + 1 if record.loss >= state.before else 0
+        if record.update_ratio is not None:
+            replaced = state.update >= REPLACED and self._weights.blames_rate(record)
+            if replaced and not state.replaced:
+                state.before, state.worse = record.loss or 0.0, 0
+            state.replaced = replaced
+
+    def _findings(self, record: StepRecord, state: _RateState) -> dict[str, Callable[[], Incident]]:
+        """The symptoms of this step; each can be made an incident."""
+        findings: dict[str, Callable[[], Incident]] = {}
+        if 0 <= state.leap <= AFTERMATH and _leapt(record, state):
+            findings["jumped"] = lambda: _after_leap(record, state)
+        if state.replaced and (record.loss is None or state.worse >= HARMFUL):
+            findings["replaced"] = lambda: _bold(record, state, "replaced")
+        if state.update >= BOLD:
+            if record.loss is not None and record.loss >= HIGHER * state.first_loss > 0:
+                findings["diverged"] = lambda: _bold(record, state, "diverged")
+            if state.progress.since >= STALLED_STEPS:
+                findings["restless"] = lambda: _bold(record, state, "restless")
+        return findings
+
+
+def _follow_rate(record: StepRecord, state: _RateState) -> None:
+    """Notice a leap of the learning rate to where it has never been: a restart of a schedule is none."""
+    lr = record.lr if record.lr > 0 else 0.0  # unknown is no leap
+    if lr >= LEAP * state.lr_top > 0 and lr >= LEAP * state.lr and state.count >= WARM_STEPS:
+        state.leap = 0
+    elif 0 <= state.leap < AFTERMATH:
+        state.leap += 1
+    else:
+        state.leap, state.lr_top = -1, max(state.lr_top, lr)
+        state.norm_top = max(state.norm_top, record.total_norm)
+        state.loss_top = max(state.loss_top, record.loss or 0.0)
+    state.count += 1
+    state.lr = lr
+
+
+def _leapt(record: StepRecord, state: _RateState) -> bool:
+    """Whether the norm or the loss has leapt beyond anything seen before the learning rate did."""
+    return record.total_norm >= BEYOND * state.norm_top > 0 or (record.loss or 0.0) >= BEYOND * state.loss_top > 0
+
+
+def _worst(record: StepRecord) -> tuple[str, ...]:
+    """The weight matrices that change most, of those that were measured; of all gradients otherwise."""
+    measured = record.grad_norm if record.update_ratio is None else record.update_ratio
+    order = np.argsort(-np.nan_to_num(measured, nan=-1.0, posinf=1e300), kind="stable")
+    names = [record.layers[int(index)].name for index in order if len(record.layers[int(index)].shape) > 1]
+    return tuple(names)
+
+
+def _after_leap(record: StepRecord, state: _RateState) -> Incident:
+    factor = record.lr / state.lr_top
+    loss = "" if record.loss is None else f" and a loss of {record.loss:.3g}"
+    message = (
+        f"The learning rate leapt up by a factor of {number(factor)}, from {state.lr_top:.3g} to {record.lr:.3g}, and "
+        f"training blew up: a gradient norm of {record.total_norm:.3g}{loss}, where {state.norm_top:.3g} and "
+        f"{state.loss_top:.3g} were the most before."
+    )
+    return _incident(record, state, "jumped", message, value=factor, threshold=LEAP)
+
+
+def _bold(record: StepRecord, state: _RateState, rule: str) -> Incident:
+    update = number(state.update)
+    if rule == "replaced":
+        message = (
+            f"The steps are far too large: one update is {update} times as large as the weights (median of the weight "
+            "matrices; about 0.001 is usual), so that each step replaces what was learnt instead of improving it."
+        )
+        return _incident(record, state, rule, message, value=state.update, threshold=REPLACED)
+    share = f"one update is {update} of the size of the weights (about 0.001 is usual)"
+    if rule == "diverged":
+        times = number((record.loss or 0.0) / state.first_loss)
+        message = f"Training makes the model worse: the loss is {times} times what it was before the first step, and "
+        return _incident(record, state, rule, message + share + ".", value=state.update, threshold=BOLD)
+    message = f"The model jumps about and learns nothing: {share}, and the loss has not improved for "
+    return _incident(record, state, rule, f"{message}{STALLED_STEPS} steps.", value=state.update, threshold=BOLD)
+
+
+def _incident(
+    record: StepRecord, state: _RateState, rule: str, message: str, *, value: float, threshold: float
+) -> Incident:
+    leapt = 0 <= state.leap <= AFTERMATH
+    return Incident(
+        kind="lr_too_high",
+        step=record.step,
+        layers=_worst(record),
+        severity=Severity.ERROR,
+        value=value,
+        threshold=threshold,
+        message=message,
+        optimizer=record.optimizer,
+        num_layers=len(record.layers),
+        evidence={
+            "rule": rule,
+            "update_ratio": state.update,
+            "loss": record.loss,
+            "first_loss": state.first_loss or None,
+            "lr": record.lr,
+            "lr_before": state.lr_top if leapt else None,
+            "total_norm": record.total_norm,
+            **state.weights.evidence(),
+        },
+    )

@@ -1,0 +1,159 @@
+"""Stalled: the weights do not move, and the loss does not either."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from gradwatch._baselines import STALLED_STEPS, Episode, Progress, counts
+from gradwatch._decades import number
+from gradwatch._memory import Memory
+from gradwatch._weights import Weights
+from gradwatch.records import Float64Array, Incident, Severity, StepRecord
+
+MOTIONLESS = 1e-7
+"""Update over weight: 100,000 such steps, all in one direction, change a weight by 1 %, and float32 itself rounds at
+6e-8. Nobody chooses that, not even for fine-tuning."""
+
+CREEPING = 3e-5
+"""Update over weight, for weights still as they were initialised: a thousandth is usual, and untrained weights are as
+wrong as can be. Trained ones may be fine-tuned as gently as this."""
+
+MOVED = 0.01
+"""Sum of all updates over weight: weights that have come so far have learnt, and may rest."""
+
+SAME = 0.01
+"""A learning rate that rises by less than this over :data:`STALLED_STEPS` steps is not being warmed up."""
+
+
+@dataclass
+class _StalledState:
+    """What is remembered of one optimizer.
+
+    Attributes:
+        fresh: Whether the weights looked as commonly initialised when they were first seen.
+        seen: Whether they were seen.
+        update: Update over weight of the matrix that moves most, as last sampled; inf where none could tell.
+        path: Sum of that over all steps.
+        lr: Learning rate when it last rose.
+        since: Step at which the weights were first found at rest; -1 while they move.
+        lasted: Steps since then, without those at which the learning rate rose.
+        progress: Of the loss since then.
+        clip: Usual norm after clipping over norm before since then, on a log scale.
+    """
+
+    episode: Episode = field(default_factory=Episode)
+    progress: Progress = field(default_factory=Progress)
+    fresh: bool = False
+    seen: bool = False
+    update: float = math.inf
+    path: float = 0.0
+    lr: float = 0.0
+    since: int = -1
+    lasted: int = 0
+    clip: float = 0.0
+
+
+class StalledDetector:
+    """The weights do not move.
+
+    It looks at the matrix that moves most: in a net whose signal vanishes the last layers still move, under
+    layer-wise learning rates the head does, and among frozen layers those that are not frozen.
+    """
+
+    kind = "stalled"
+
+    def __init__(self, weights: Weights | None = None) -> None:
+        self._weights = weights or Weights()
+        self._memory = Memory(_StalledState)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is remembered, as plain data."""
+        return self._memory.to_plain()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The inverse of :meth:`state_dict`."""
+        self._memory.from_plain(state)
+
+    def observe(self, record: StepRecord) -> list[Incident]:
+        """The incidents that begin at this step."""
+        if not counts(record):
+            return []
+        state = self._memory.of(record.optimizer)
+        ratios = self._weights.update_ratio(record)
+        if ratios is not None:
+            self._measure(record, ratios, state)
+        state.path += state.update if state.update < math.inf else 0.0
+        still = state.update < (CREEPING if state.fresh else MOTIONLESS) and state.path < MOVED
+        _last(record, state, still=still)
+        # Judged on sampled steps only: it is their numbers that are told.
+        alarm = ratios is not None and state.lasted >= STALLED_STEPS and _stands_still(record, state.progress)
+        if state.episode.begins(symptom=still, alarm=alarm) and ratios is not None:
+            return [_stalled(record, state, ratios, self._weights.divisor(record))]
+        return []
+
+    def _measure(self, record: StepRecord, ratios: Float64Array, state: _StalledState) -> None:
+        """How far the weights moved that have a gradient; one of exactly zero is another fault, or none at all."""
+        moving = ratios[record.grad_norm > 0]
+        moving = moving[np.isfinite(moving)]
+        if not state.seen and record.weight_norm is not None:
+            state.seen, state.fresh = True, self._weights.is_fresh(record)
+        state.update = float(moving.max()) if len(moving) else math.inf
+
+
+def _last(record: StepRecord, state: _StalledState, *, still: bool) -> None:
+    """Count for how long nothing has moved; while the learning rate rises, that is a warm-up."""
+    rises = record.lr > state.lr * (1 + SAME)
+    if rises:
+        state.lr = record.lr
+    if still and not rises:
+        state.since = record.step if state.lasted == 0 else state.since
+        state.lasted += 1
+        state.progress.update(record.loss)
+        if 0 < record.clipped_norm <= record.total_norm:
+            state.clip += 0.1 * (math.log10(record.clipped_norm / record.total_norm) - state.clip)
+    elif state.lasted:
+        state.since, state.lasted, state.progress, state.clip = -1, 0, Progress(), 0.0
+
+
+def _stands_still(record: StepRecord, progress: Progress) -> bool:
+    """Whether the loss has not improved for as long either; one that was never told cannot object."""
+    return progress.since >= STALLED_STEPS - 1 or (record.loss is None and math.isinf(progress.smooth))
+
+
+def _stalled(record: StepRecord, state: _StalledState, ratios: Float64Array, divisor: float | None) -> Incident:
+    order = [int(index) for index in np.argsort(ratios, kind="stable") if ratios[index] < math.inf]
+    threshold = CREEPING if state.fresh else MOTIONLESS
+    loss = "" if record.loss is None else f" The loss has not improved for {state.progress.since} steps."
+    steps = f"{number(MOVED / state.update)} steps" if state.update > 0 else "no number of steps"
+    if state.update == 0:
+        moved = "the updates are exactly zero"
+    else:
+        moved = f"even the layer that moves most changes by {state.update:.2g} of its size in a step (usual: 0.001)"
+    return Incident(
+        kind="stalled",
+        step=record.step,
+        layers=tuple(record.layers[index].name for index in order),
+        severity=Severity.ERROR,
+        value=state.update,
+        threshold=threshold,
+        message=f"The weights do not move: {moved}, so that {steps} would change it by 1 %.{loss}",
+        optimizer=record.optimizer,
+        num_layers=len(order),
+        evidence={
+            "rule": "fresh" if state.fresh else "motionless",
+            "since": state.since,
+            "update_ratio": state.update,
+            "lr": record.lr,
+            "clip": 10**state.clip,
+            "total_norm": record.total_norm,
+            "clipped_norm": record.clipped_norm,
+            "loss": record.loss,
+            "divisor": divisor,
+            "dtype": record.layers[order[0]].dtype if order else "",
+        },
+    )
