@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from gradwatch.errors import GradwatchWarning
+from gradwatch.errors import warn
 from gradwatch.records import StepRecord
 
 _MANY_STEPS = 20
@@ -48,12 +47,12 @@ class ClipAudit:
         """Warn once about one thing."""
         if about not in self.notes:
             self.notes[about] = _TEXTS[about].format(**details)
-            warnings.warn(f"gradwatch: {self.notes[about]}.", GradwatchWarning, stacklevel=2)
+            warn(f"gradwatch: {self.notes[about]}.")
 
     def observe(self, record: StepRecord) -> None:
         """Look for a limit that is far too small, whoever set it."""
-        if record.skipped:
-            return
+        if record.skipped or SCALED_GRADIENTS in self.notes:
+            return  # in the latter case the scale is at fault, not the limit
         far = record.clipped and record.total_norm > _FAR_TOO_SMALL * record.clipped_norm
         self._num_tiny[record.optimizer] = self._num_tiny.get(record.optimizer, 0) + 1 if far else 0
         if self._num_tiny[record.optimizer] == _MANY_STEPS:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import warnings
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -21,7 +19,7 @@ from gradwatch._readout import Readout
 from gradwatch._taps import listen
 from gradwatch.clipping import Clip
 from gradwatch.detectors import Detector
-from gradwatch.errors import ArgumentTypeError, GradwatchWarning
+from gradwatch.errors import GradwatchWarning, warn
 from gradwatch.writers import Writer
 from gradwatch.writers.console import ConsoleWriter
 
@@ -82,9 +80,11 @@ class Watch(Readout):
     def __init__(self, monitor: Monitor) -> None:
         self._monitor: Monitor = monitor
         self._subscription = listen(monitor)
-        self._finalizer = weakref.finalize(self, _finish, monitor, self._subscription)
+        self._finalizer = weakref.finalize(self, _abandon, monitor, self._subscription)
 
     def __enter__(self) -> Self:
+        if not self._finalizer.alive:
+            warn("gradwatch: this watch is closed and sees nothing more; make a new one with gradwatch.watch(model)")
         return self
 
     def __exit__(
@@ -137,23 +137,31 @@ class Watch(Readout):
             return
         _finish(self._monitor, self._subscription)
         if not quietly and self._monitor.num_steps == 0:
-            warnings.warn(
+            warn(
                 "gradwatch saw no optimizer step, so it has measured nothing. Did the optimizer own this model's "
                 "parameters, and did it step while the watch was open? An optimizer that is no torch.optim.Optimizer "
-                "fires no hook: call watch.observe(optimizer) right before its step",
-                GradwatchWarning,
-                stacklevel=3,
+                "fires no hook: call watch.observe(optimizer) right before its step"
             )
 
 
 def _finish(monitor: Monitor, subscription: Subscription) -> None:
     subscription.close()
-    monitor.close()
+    try:
+        monitor.close()
+    except GradwatchWarning:
+        raise  # only where the user turned warnings into errors
+    except Exception as error:  # noqa: BLE001 - it must not hide an exception of the training's
+        warn(f"gradwatch failed while it closed ({type(error).__name__}: {error}); what was written before is safe")
 
 
-def _tensorboard(logdir: object) -> Writer:
+def _abandon(monitor: Monitor, subscription: Subscription) -> None:
+    """The watch was never closed, and nobody holds it any more."""
+    if monitor.num_steps == 0:
+        warn("gradwatch: a watch was dropped before any step: use `with gradwatch.watch(model):` or keep the result")
+    _finish(monitor, subscription)
+
+
+def _tensorboard(logdir: str | os.PathLike[str]) -> Writer:
     from gradwatch.writers.tensorboard import TensorBoardWriter
 
-    if not isinstance(logdir, (str, os.PathLike)):
-        raise ArgumentTypeError("logdir", logdir, "a path or None")
-    return TensorBoardWriter(Path(logdir))
+    return TensorBoardWriter(logdir)

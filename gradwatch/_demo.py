@@ -191,13 +191,13 @@ def fit(
         batch = torch.randint(len(digits.labels), (BATCH_SIZE,))
         loss = nn.functional.cross_entropy(model(digits.images[batch]), digits.labels[batch])
         value = float(loss.detach())
-        if not math.isfinite(value):
-            return f"Stopped after {step} of {num_steps:,} steps: the loss is {number(value)}."
         watching.loss(loss)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
         report(value)
+        if not math.isfinite(value):
+            return f"Stopped after {step + 1} of {num_steps:,} steps: the loss is {number(value)}."
     return f"Loss at the end: {number(value)}."
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from gradwatch._precedence import Precedence
 from gradwatch.detectors import Detector
 from gradwatch.diagnosis import diagnose
-from gradwatch.errors import GradwatchWarning
-from gradwatch.records import Incident, ModelInfo, StepRecord
+from gradwatch.errors import warn
+from gradwatch.records import Incident, ModelInfo, StepRecord, number_to_json
 
 _PRECEDENCE = "_precedence"  # no detector's kind: those are plain words
 
@@ -30,17 +29,15 @@ class Judges:
                 incidents += [diagnose(incident, record, model) for incident in detector.observe(record)]
             except Exception as error:  # noqa: BLE001 - whatever it is, the training goes on
                 self._detectors.remove(detector)
-                warnings.warn(
+                warn(
                     f"gradwatch: the detector {type(detector).__name__} failed at step {record.step} and judges no "
-                    f"more ({type(error).__name__}: {error}); the training and the other detectors go on",
-                    GradwatchWarning,
-                    stacklevel=2,
+                    f"more ({type(error).__name__}: {error}); the training and the other detectors go on"
                 )
         return self._precedence.sift(incidents) if incidents else incidents
 
     def state_dict(self) -> dict[str, Any]:
         """The detectors' states by kind, and what precedes what."""
-        states = {detector.kind: detector.state_dict() for detector in self._detectors}
+        states = {detector.kind: number_to_json(detector.state_dict()) for detector in self._detectors}
         return {**states, _PRECEDENCE: self._precedence.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

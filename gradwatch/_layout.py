@@ -72,6 +72,11 @@ class Layout:
         """The gradients, ``[num_params]``, None where absent."""
         return [parameter.grad for parameter in self.parameters]
 
+    def among(self, gradients: list[Tensor]) -> list[Tensor]:
+        """Those of ``gradients`` that are these parameters'."""
+        mine = {id(parameter.grad) for parameter in self.parameters}
+        return [gradient for gradient in gradients if id(gradient) in mine]
+
     def present_gradients(self) -> list[Tensor]:
         """Those that there are."""
         return [parameter.grad for parameter in self.parameters if parameter.grad is not None]

@@ -7,7 +7,6 @@ the user asked to be raised is raised).
 from __future__ import annotations
 
 import threading
-import warnings
 import weakref
 from collections.abc import Callable
 from typing import Protocol
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gradwatch.errors import GradwatchWarning, NonfiniteGradientError
+from gradwatch.errors import GradwatchWarning, NonfiniteGradientError, warn
 
 
 class Listener(Protocol):
@@ -72,7 +71,7 @@ class Subscription:
     def __init__(self, listener: Listener, begin: Callable[[], None], end: Callable[[], None]) -> None:
         self.listener = weakref.ref(listener, lambda _: self.close())
         self._end = end
-        self._failed = False
+        self._failed = self._closed = False
         with _lock:
             _subscriptions.append(self)
             if len(_subscriptions) == 1:
@@ -80,6 +79,7 @@ class Subscription:
 
     def close(self) -> None:
         """Stop listening."""
+        self._closed = True
         with _lock:
             if self in _subscriptions:
                 _subscriptions.remove(self)
@@ -89,7 +89,7 @@ class Subscription:
     def guard(self, call: Callable[[Listener], object]) -> None:
         """Run ``call`` on the listener so that no error of ours stops the training."""
         listener = self.listener()
-        if listener is None:
+        if listener is None or self._closed:
             return
         try:
             with torch.no_grad():
@@ -99,10 +99,9 @@ class Subscription:
         except Exception as error:  # noqa: BLE001 - whatever it is, the training goes on
             if not self._failed:
                 self._failed = True
-                warnings.warn(
-                    f"gradwatch failed while measuring and goes on without this step: {type(error).__name__}: {error}",
-                    GradwatchWarning,
-                    stacklevel=2,
+                warn(
+                    "gradwatch failed while measuring; the training goes on, and what fails is not recorded and not "
+                    f"clipped. This is said only once ({type(error).__name__}: {error})"
                 )
 
     def is_concerned(self, optimizer: Optimizer) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from gradwatch._transfer import on_host
 from gradwatch.errors import ArgumentTypeError, ArgumentValueError, is_number
 
 
@@ -31,7 +32,9 @@ class LossMean:
             shape = tuple(loss.shape)
             raise ArgumentValueError("loss", f"tensor{shape}", "must have one real element; take its .mean() or .sum()")
         value = loss.detach().reshape(()).to(torch.float64)
-        self._sum = value.clone() if self._sum is None else self._sum.to(value.device) + value
+        if self._sum is not None and on_host(value) and not on_host(self._sum):
+            value = value.to(self._sum.device, non_blocking=True)  # the other way round the host would wait
+        self._sum = value.clone() if self._sum is None else self._sum.to(value.device, non_blocking=True) + value
         self._num += 1
 
     def take(self) -> Tensor | None:

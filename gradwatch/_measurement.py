@@ -14,39 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gradwatch._before_clip import BeforeClip
 from gradwatch._layout import Layout
 from gradwatch._sampling import WeightSampler
 from gradwatch._statistics import ALWAYS, Column, Statistics
 from gradwatch._transfer import Arrays, look, on_host
 from gradwatch.clipping import Clip
+from gradwatch.errors import NonfiniteGradientError
 from gradwatch.records import Layer, StepRecord
-
-
-@dataclass
-class BeforeClip:
-    """The gradients as they were before somebody else's clipping.
-
-    Attributes:
-        layout: Of these parameters.
-        statistics: Of all their gradients, as scaled as they were.
-        witness: One of the clipped gradients.
-        version: Its version counter once the clipping is done: if it reads otherwise, gradients came on top.
-        scale: The loss scale that the gradients carried when they were clipped.
-    """
-
-    layout: Layout
-    statistics: Statistics
-    witness: Tensor
-    version: int
-    scale: Tensor | float | None = None
-
-    def holds_for(self, layout: Layout) -> bool:
-        """Whether the gradients are just what the clipping left."""
-        return (
-            layout is self.layout
-            and self.witness._version == self.version  # noqa: SLF001 - counts in-place changes
-            and any(parameter.grad is self.witness for parameter in layout.parameters)
-        )
 
 
 @dataclass
@@ -141,9 +116,8 @@ def measure(
         current = current.unscaled(scale, norm_type)
     before, earlier = current, track.before_clip
     track.before_clip = None
-    if earlier is not None and earlier.holds_for(layout):
-        carried = scale if earlier.scale is None else earlier.scale
-        before = earlier.statistics if carried is None else earlier.statistics.unscaled(carried, norm_type)
+    if earlier is not None and earlier.layout is layout:
+        before = earlier.over(current, scale)
     measurement = Measurement(before, current, current.total_norm(), scale)
     if sampled:
         weights = layout.meter.measure(layout.parameters)
@@ -152,10 +126,22 @@ def measure(
     return measurement
 
 
-def clip_gradients(measurement: Measurement, layout: Layout, clip: Clip) -> None:
-    """Apply our own rule to the gradients just measured."""
+def clip_gradients(measurement: Measurement, layout: Layout, clip: Clip, *, may_overflow: bool = False) -> None:
+    """Apply our own rule to the gradients just measured.
+
+    Args:
+        measurement: Of these gradients.
+        layout: Their parameters.
+        clip: The rule.
+        may_overflow: Under a GradScaler a non-finite norm is how it works: it skips the step, and nobody raises.
+    """
     scale = 1.0 if measurement.scale is None else measurement.scale
-    clipped_norm = clip.apply(layout.parameters, measurement.current, scale)
+    try:
+        clipped_norm = clip.apply(layout.parameters, measurement.current, scale)
+    except NonfiniteGradientError:
+        if not may_overflow:
+            raise
+        return
     if clipped_norm is None:
         measurement.outdated = True
         bring_up_to_date(measurement, layout)
@@ -164,26 +150,15 @@ def clip_gradients(measurement: Measurement, layout: Layout, clip: Clip) -> None
     measurement.extras["own_clipped_norm"] = measurement.clipped_norm
 
 
-def remember_before_clip(track: Track, clip: Clip | None, ids: set[int], num_changes: int, *, sampled: bool) -> bool:
-    """Somebody is about to clip gradients of this track, those of these ids: measure first.
-
-    Returns:
-        Whether they clip behind our back: the step had been measured already.
-    """
-    if track.pending is not None:
-        track.pending.outdated = True
-        return True
-    earlier = track.before_clip
-    if earlier is not None and earlier.holds_for(track.layout):
-        # clipped twice, or one by one: the first look was the one before any clipping
-        earlier.version += num_changes if id(earlier.witness) in ids else 0
-        return False
+def look_before_clip(
+    earlier: BeforeClip | None, layout: Layout, clip: Clip | None, gradients: list[Tensor], *, sampled: bool
+) -> BeforeClip:
+    """What the gradients were before anybody clipped, given an earlier look; these are about to be clipped."""
+    if earlier is not None and earlier.layout is layout and earlier.knows(gradients):
+        return earlier  # clipped twice, or one by one: the first look was the one before any clipping
     norm_type = 2.0 if clip is None else clip.norm_type
-    gradients = track.layout.gradients()
-    statistics = track.layout.meter.measure(gradients, _columns(clip, sampled=sampled), norm_type)
-    witness = next(gradient for gradient in gradients if gradient is not None and id(gradient) in ids)
-    track.before_clip = BeforeClip(track.layout, statistics, witness, witness._version + num_changes)  # noqa: SLF001
-    return False
+    now = BeforeClip.look(layout, _columns(clip, sampled=sampled), norm_type)
+    return now.renewed(earlier) if earlier is not None and earlier.layout is layout else now
 
 
 def bring_up_to_date(measurement: Measurement, layout: Layout) -> None:
@@ -219,7 +194,11 @@ def learning_rate(optimizer: Any, measurement: Measurement) -> float:
     rates = [group.get("lr") for group in getattr(optimizer, "param_groups", ())]
     tensors = [rate for rate in rates if isinstance(rate, Tensor)]
     if tensors:
-        measurement.extras["lr"] = torch.stack([torch.as_tensor(r).reshape(()) for r in rates if r is not None]).max()
+        device = tensors[0].device
+        moved = [
+            torch.as_tensor(r).reshape(()).to(device, torch.float64, non_blocking=True) for r in rates if r is not None
+        ]
+        measurement.extras["lr"] = torch.stack(moved).max()
     numbers = [float(rate) for rate in rates if isinstance(rate, (int, float))]
     return max(numbers, default=math.nan)
 

@@ -18,12 +18,12 @@ from gradwatch._listeners import tell_all
 from gradwatch._loss import LossMean
 from gradwatch._outlets import Outlets
 from gradwatch._price import Price, event
-from gradwatch._steps import has_step_hook
+from gradwatch._steps import has_step_hook, running_backward
 from gradwatch._tracks import Tracks
 from gradwatch._transfer import Transfer
 from gradwatch.clipping import Clip
 from gradwatch.detectors import Detector
-from gradwatch.errors import StateError
+from gradwatch.errors import StateError, damaged_state_is_told
 from gradwatch.records import RunSummary
 from gradwatch.writers import Writer
 
@@ -148,7 +148,7 @@ class Monitor:
                 step.bring_up_to_date(share, layout)
             else:
                 self.ledger.audit.say(INSIDE_BACKWARD, clip=self._clip)
-        self._tracks.add_partial(optimizer, share, layout)
+        self._tracks.add_partial(optimizer, share, layout, running_backward())
 
     @event
     def after_backward(self) -> None:
@@ -162,7 +162,7 @@ class Monitor:
         """A GradScaler is about to take its factor out of the gradients."""
         if (track := self._tracks.of(optimizer)) is not None:
             track.loss_scale = scale.clone()  # the scaler changes it in place
-            if track.before_clip is not None and track.before_clip.holds_for(track.layout):
+            if track.before_clip is not None and track.before_clip.holds_any():
                 track.before_clip.scale = track.loss_scale
                 self.ledger.audit.say(SCALED_GRADIENTS)
 
@@ -177,9 +177,6 @@ class Monitor:
             self._emit(track, moved=False)  # the step before has raised
         sampled = track.is_sampled(self._every)
         measurement = track.pending = step.measure(track, self._clip, scale, sampled=sampled)
-        measurement.lr = step.learning_rate(optimizer, measurement)
-        self._take_loss(measurement)
-        step.look_at_weights(measurement, track)
         already_clipped = measurement.statistics is not measurement.current
         if already_clipped and scale is not None:
             self.ledger.audit.say(SCALED_GRADIENTS)
@@ -187,7 +184,11 @@ class Monitor:
             if already_clipped:
                 self.ledger.audit.say(CLIPPED_TWICE, clip=self._clip)
             tell_all(lambda other: other.before_clip(track.layout.present_gradients(), 1), but=self)
-            step.clip_gradients(measurement, track.layout, self._clip)
+            has_scaler = scale is not None or track.loss_scale is not None
+            step.clip_gradients(measurement, track.layout, self._clip, may_overflow=has_scaler)
+        measurement.lr = step.learning_rate(optimizer, measurement)
+        self._take_loss(measurement)
+        step.look_at_weights(measurement, track)
 
     def _take_loss(self, measurement: step.Measurement) -> None:
         if (loss := self._loss.take()) is not None:
@@ -204,13 +205,17 @@ class Monitor:
 
     def receive(self, *, wait: bool = False) -> None:
         """Judge and write what has arrived on the host."""
-        for context, arrays in self._transfer.receive(wait=wait):
-            self.ledger.take(step.record_of(context, arrays), self._tracks.layouts.info)
+        with self.price.lock:
+            for context, arrays in self._transfer.receive(wait=wait):
+                self.ledger.take(step.record_of(context, arrays), self._tracks.layouts.info)
 
     def close(self) -> None:
         """Everything under way arrives, is written and flushed."""
-        self._finish_steps()
-        self.ledger.outlets.close(self.summary)
+        try:
+            self._finish_steps()
+        finally:
+            self.ledger.outlets.close(self.summary)
+            self._tracks.release()
 
     @event
     def _finish_steps(self) -> None:
@@ -235,13 +240,11 @@ class Monitor:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """The inverse of :meth:`state_dict`.
-
-        Raises:
-            StateError: It is not one of ours, or of another version.
-        """
+        """The inverse of :meth:`state_dict`; a ``StateError`` for what is none of ours, or of another version."""
         if not isinstance(state, Mapping) or state.get("version") != _STATE_VERSION:
             raise StateError(f"gradwatch: this is no state_dict of a watch of version {_STATE_VERSION}")
-        self.num_steps = int(state["num_steps"])
-        self._tracks.load_state_dict(state["tracks"])
-        self.ledger.load_state_dict(state["ledger"])
+        with damaged_state_is_told():
+            num_steps = int(state["num_steps"])
+            self._tracks.load_state_dict(state["tracks"])
+            self.ledger.load_state_dict(state["ledger"])
+            self.num_steps = num_steps

@@ -30,7 +30,7 @@ def check_model(model: object, clip: Clip | None) -> nn.Module:
     parameters = trainable_parameters(model)
     if not parameters:
         raise ArgumentValueError(
-            "model", type(model).__name__, "has no parameter with requires_grad=True, so there is no gradient to watch"
+            "model", model, "it has no parameter with requires_grad=True, so there is no gradient to watch"
         )
     if clip is not None and clip.per_parameter and any(parameter.is_complex() for parameter in parameters):
         raise ArgumentValueError("clip", clip, "complex gradients cannot be clamped by value; use ClipNorm")
@@ -49,7 +49,7 @@ def check_optimizers(optimizer: object, model: nn.Module) -> list[Optimizer] | N
     given = list(optimizer) if isinstance(optimizer, Sequence) else [optimizer]
     if not given:
         raise ArgumentValueError("optimizer", optimizer, "is empty; leave it out to find the optimizers by themselves")
-    owned = {id(parameter) for parameter in model.parameters()}
+    owned = {id(parameter) for parameter in trainable_parameters(model)}
     optimizers = []
     for one in given:
         inner = unwrapped(one)
@@ -59,7 +59,7 @@ def check_optimizers(optimizer: object, model: nn.Module) -> list[Optimizer] | N
             )
         if not any(id(p) in owned for group in inner.param_groups for p in group["params"]):
             raise ArgumentValueError(
-                "optimizer", type(inner).__name__, f"it owns no parameter of the model {type(model).__name__}"
+                "optimizer", type(inner).__name__, f"it owns no trainable parameter of the model {type(model).__name__}"
             )
         optimizers.append(inner)
     return optimizers
@@ -94,7 +94,9 @@ def check_clip(clip: object) -> Clip | None:
     Raises:
         ArgumentTypeError: It is something else, such as a bare number.
     """
-    if clip is None or (not isinstance(clip, type) and all(hasattr(clip, n) for n in ("apply", "needs", "norm_type"))):
+    if clip is None or (
+        not isinstance(clip, type) and all(hasattr(clip, n) for n in ("apply", "needs", "norm_type", "per_parameter"))
+    ):
         return clip  # type: ignore[return-value]
     raise ArgumentTypeError("clip", clip, "a clipping rule such as gradwatch.ClipNorm(1.0) or gradwatch.ClipValue(0.5)")
 
@@ -107,7 +109,11 @@ def check_detectors(detectors: object) -> list[Detector]:
     """
     if detectors is None:
         return list(default_detectors())
-    return _all_with("detectors", detectors, ("observe", "state_dict", "load_state_dict"), "a sequence of detectors")
+    judges = _all_with("detectors", detectors, ("observe", "state_dict", "load_state_dict"), "detectors")
+    for judge in judges:
+        if not isinstance(getattr(judge, "kind", None), str):
+            raise ArgumentTypeError("a member of detectors", judge, "a detector with a kind, a string")
+    return judges
 
 
 def check_writers(writers: object) -> list[Any]:
@@ -116,8 +122,7 @@ def check_writers(writers: object) -> list[Any]:
     Raises:
         ArgumentTypeError: One does not follow the ``Writer`` protocol.
     """
-    allowed = "a sequence of writers with write(record), write_incident(incident) and close()"
-    return _all_with("writers", writers, ("write", "write_incident", "close"), allowed)
+    return _all_with("writers", writers, ("write", "write_incident", "close"), "writers")
 
 
 def check_count(argument: str, given: object) -> int:
@@ -134,11 +139,13 @@ def check_count(argument: str, given: object) -> int:
     return given
 
 
-def _all_with(argument: str, given: object, methods: tuple[str, ...], allowed: str) -> list[Any]:
+def _all_with(argument: str, given: object, methods: tuple[str, ...], nouns: str) -> list[Any]:
     if isinstance(given, (str, bytes, type)) or not isinstance(given, Iterable):
-        raise ArgumentTypeError(argument, given, allowed)
+        raise ArgumentTypeError(argument, given, f"a sequence of {nouns} with the methods {', '.join(methods)}")
     members = list(given)
     for member in members:
         if isinstance(member, type) or not all(callable(getattr(member, method, None)) for method in methods):
-            raise ArgumentTypeError(f"a member of {argument}", member, allowed)
+            raise ArgumentTypeError(
+                f"a member of {argument}", member, f"an object with the methods {', '.join(methods)}"
+            )
     return members

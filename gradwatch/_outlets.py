@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable
 
-from gradwatch.errors import GradwatchWarning
+from gradwatch.errors import warn
 from gradwatch.records import Incident, RunSummary, StepRecord
 from gradwatch.writers import SummaryTaker, Writer
 
@@ -27,9 +26,7 @@ class Outlets:
     def close(self, summarise: Callable[[], RunSummary]) -> None:
         """Hand the summary to those who want it, then close all."""
         writers = self._writers.copy()
-        if any(isinstance(writer, SummaryTaker) for writer in writers):
-            summary = summarise()
-            self._each(lambda writer: writer.write_summary(summary) if isinstance(writer, SummaryTaker) else None)
+        self._each(lambda writer: writer.write_summary(summarise()) if isinstance(writer, SummaryTaker) else None)
         self._writers = writers  # one whose summary failed still has something to flush
         self._each(lambda writer: writer.close())
         self._writers = []
@@ -40,9 +37,7 @@ class Outlets:
                 call(writer)
             except Exception as error:  # noqa: BLE001 - whatever it is, the training goes on
                 self._writers.remove(writer)
-                warnings.warn(
+                warn(
                     f"gradwatch: {type(writer).__name__} failed and gets nothing more in this run "
-                    f"({type(error).__name__}: {error}); the training and the other writers go on",
-                    GradwatchWarning,
-                    stacklevel=2,
+                    f"({type(error).__name__}: {error}); the training and the other writers go on"
                 )

@@ -24,9 +24,12 @@ class PartialSteps:
         self._optimizers: weakref.WeakSet[Optimizer] = weakref.WeakSet()
         self._layout: Layout | None = None
         self._shares: list[tuple[Layout, Measurement]] = []
+        self._backward: int | None = None
 
-    def add(self, optimizer: Optimizer, layout: Layout, measurement: Measurement) -> None:
-        """One optimizer's share."""
+    def add(self, optimizer: Optimizer, layout: Layout, measurement: Measurement, backward: int) -> None:
+        """One optimizer's share; ``backward`` tells one pass from another, for one that raised left its shares here."""
+        if backward != self._backward:
+            self._shares, self._backward = [], backward
         if optimizer not in self._optimizers:
             self._optimizers.add(optimizer)
             self._layout = None
@@ -44,14 +47,17 @@ class PartialSteps:
         shares, self._shares = self._shares, []
         if not shares:
             return None
-        layout = self.layout(layouts)
-        rows = {id(parameter): row for row, parameter in enumerate(layout.parameters)}
         first = shares[0][1].statistics
-        data = first.data.new_zeros((len(rows), first.data.shape[1]))
-        for share, measurement in shares:
-            here = [rows[id(parameter)] for parameter in share.parameters]
-            data[here] = measurement.statistics.data.to(data.device, non_blocking=True)
+        device = first.data.device
+        rows = {
+            id(parameter): row
+            for share, measurement in shares
+            for parameter, row in zip(share.parameters, measurement.statistics.data, strict=True)
+        }
+        absent = first.data.new_zeros(len(first.columns))
+        parameters = self.layout(layouts).parameters
+        data = torch.stack([rows.get(id(p), absent).to(device, non_blocking=True) for p in parameters])
         statistics = Statistics(data, first.columns)
-        clipped = [measurement.clipped_norm.to(data.device, non_blocking=True).square() for _, measurement in shares]
+        clipped = [measurement.clipped_norm.to(device, non_blocking=True).square() for _, measurement in shares]
         clipped_norm: Tensor = torch.stack(clipped).sum().sqrt()
         return Measurement(statistics, statistics, clipped_norm, lr=max(m.lr for _, m in shares))

@@ -20,15 +20,16 @@ class Readout:
         if self._monitor is None:
             return []
         self._monitor.receive()
-        return self._monitor.ledger.incidents
+        return list(self._monitor.ledger.incidents)
 
     @property
     def history(self) -> list[StepRecord]:
         """The last records, oldest first."""
         if self._monitor is None:
             return []
-        self._monitor.receive()
-        return list(self._monitor.ledger.history)
+        with self._monitor.price.lock:
+            self._monitor.receive()
+            return list(self._monitor.ledger.history)
 
     @property
     def step(self) -> int:

@@ -69,4 +69,4 @@ def _pick(parameter: Tensor, most: int, generator: torch.Generator) -> Tensor | 
     if parameter.numel() <= most:
         return None
     drawn = torch.randint(parameter.numel(), (most,), generator=generator, device="cpu")
-    return drawn.sort().values.to(parameter.device)
+    return drawn.sort().values.to(parameter.device, non_blocking=True)

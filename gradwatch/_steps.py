@@ -15,7 +15,7 @@ import torch
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from gradwatch._listeners import Subscription, concerned, tell
+from gradwatch._listeners import concerned, tell, tell_all
 
 _local = threading.local()
 
@@ -51,7 +51,7 @@ def _before_step(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, 
         return None
     if _in_backward():
         tell(optimizer, lambda listener: listener.before_partial_step(optimizer))
-        _after_this_backward(listeners)
+        _after_this_backward()
         return None
     closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
     if not callable(closure):
@@ -125,16 +125,20 @@ def _in_backward() -> bool:
     return current is not None and current() != -1
 
 
-def _after_this_backward(listeners: list[Subscription]) -> None:
-    """Tell them once when the running backward pass is over."""
-    task = torch._C._current_graph_task_id()  # noqa: SLF001 - guarded by _in_backward
+def running_backward() -> int:
+    """A number of the backward pass that is under way in this thread; only valid inside of one."""
+    return int(torch._C._current_graph_task_id())  # noqa: SLF001 - guarded by _in_backward
+
+
+def _after_this_backward() -> None:
+    """Tell everybody once when the running backward pass is over."""
+    task = running_backward()
     if getattr(_local, "announced", None) == task:
         return
     _local.announced = task
 
     def over() -> None:
-        for subscription in listeners:
-            subscription.guard(lambda listener: listener.after_backward())
+        tell_all(lambda listener: listener.after_backward())
 
     engine = torch.autograd.Variable._execution_engine  # noqa: SLF001 - as DDP and FSDP do
     engine.queue_callback(over)

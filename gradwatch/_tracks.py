@@ -4,46 +4,21 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from gradwatch._before_clip import BeforeClip
 from gradwatch._layout import Layout, Layouts
-from gradwatch._measurement import BeforeClip, Identity, Measurement, Track, remember_before_clip
+from gradwatch._measurement import Identity, Measurement, Track, look_before_clip
 from gradwatch._partial import PartialSteps
-from gradwatch._statistics import Statistics
 from gradwatch.clipping import Clip
 
 
 class _InsideBackward:
     """Stands for all optimizers that step inside the backward pass."""
-
-
-@dataclass(frozen=True)
-class _Unclaimed:
-    """Clipped before the first step, when it was not known yet whose gradients these are."""
-
-    layout: Layout
-    statistics: Statistics
-    versions: dict[int, tuple[Tensor, int]]
-    """Of each clipped parameter (by id): its gradient and that one's version once clipped."""
-
-    def holds(self) -> bool:
-        """Whether the gradients are just what the clipping left."""
-        clipped = ((p.grad, *self.versions[id(p)]) for p in self.layout.parameters if id(p) in self.versions)
-        return all(now is then and now._version == version for now, then, version in clipped)  # noqa: SLF001
-
-    def for_layout(self, layout: Layout) -> BeforeClip | None:
-        """The rows of one optimizer, if any of its gradients was clipped."""
-        rows = {id(parameter): row for row, parameter in enumerate(self.layout.parameters)}
-        mine = [id(parameter) for parameter in layout.parameters]
-        clipped = next((self.versions[i] for i in mine if i in self.versions), None)
-        if clipped is None or any(i not in rows for i in mine):
-            return None
-        statistics = Statistics(self.statistics.data[[rows[i] for i in mine]], self.statistics.columns)
-        return BeforeClip(layout, statistics, *clipped)
 
 
 class Tracks:
@@ -65,7 +40,7 @@ class Tracks:
         self._tracks: weakref.WeakKeyDictionary[Any, Track] = weakref.WeakKeyDictionary()
         self._inside = _InsideBackward()
         self._partial = PartialSteps()
-        self._unclaimed: _Unclaimed | None = None
+        self._unclaimed: BeforeClip | None = None
         self.expect(optimizers or ())
 
     def expect(self, optimizers: Iterable[Optimizer]) -> None:
@@ -89,9 +64,9 @@ class Tracks:
         """The track of an optimizer, its layout brought up to date; None if it owns nothing here."""
         return self._track(optimizer, self.layouts.of(optimizer))
 
-    def add_partial(self, optimizer: Optimizer, measurement: Measurement, layout: Layout) -> None:
-        """A share of a step inside the backward pass."""
-        self._partial.add(optimizer, layout, measurement)
+    def add_partial(self, optimizer: Optimizer, measurement: Measurement, layout: Layout, backward: int) -> None:
+        """A share of a step inside the backward pass of this number."""
+        self._partial.add(optimizer, layout, measurement, backward)
 
     def take_partial(self) -> Track | None:
         """The track of the steps inside the backward pass that is over, with its measurement pending."""
@@ -107,20 +82,34 @@ class Tracks:
         Returns:
             Whether a step is clipped that had been measured already.
         """
-        ids = {id(gradient) for gradient in gradients}
-        known = self.live()
-        behind = False
-        claimed = False
-        for track in known:
-            if not ids.isdisjoint(map(id, track.layout.gradients())):
-                claimed = True
-                sampled = track.is_sampled(every)
-                behind |= remember_before_clip(track, clip, ids, num_changes, sampled=sampled)
+        behind = claimed = False
+        for key, track in list(self._tracks.items()):
+            if key is self._inside:
+                continue
+            looked = track.before_clip is not None and track.before_clip.knows(gradients)
+            if not looked and isinstance(key, Optimizer):
+                self.of(key)  # a layer may have been unfrozen or added since the last step
+            mine = gradients if looked else track.layout.among(gradients)
+            if not mine:
+                continue
+            claimed = True
+            if track.pending is not None:
+                track.pending.outdated = behind = True
+                continue
+            sampled = track.is_sampled(every)
+            track.before_clip = look_before_clip(track.before_clip, track.layout, clip, mine, sampled=sampled)
+            track.before_clip.expect(mine, num_changes)
         if claimed:
             self._unclaimed = None  # it would keep the first gradients alive
         elif self._only is None:
-            self._remember_unclaimed(ids, num_changes, clip)
+            self._look_unclaimed(gradients, num_changes, clip)
         return behind
+
+    def release(self) -> None:
+        """Let go of all parameters and gradients; counters and names stay."""
+        self._tracks.clear()
+        self._partial = PartialSteps()
+        self._unclaimed = None
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values."""
@@ -143,6 +132,7 @@ class Tracks:
             track = self._tracks[key] = Track(self._identify(names), layout)
             if self._unclaimed is not None:
                 track.before_clip = self._unclaimed.for_layout(layout)
+                self._unclaimed = self._unclaimed.without(layout)
         elif track.layout is not layout:
             track.layout, track.before_clip = layout, None
             track.identity.names = [layer.name for layer in layout.layers]
@@ -157,17 +147,10 @@ class Tracks:
         self._identities.append(Identity(len(self._identities), names))
         return self._identities[-1]
 
-    def _remember_unclaimed(self, ids: set[int], num_changes: int, clip: Clip | None) -> None:
-        earlier = self._unclaimed if self._unclaimed is not None and self._unclaimed.holds() else None
-        everything = self.layouts.everything() if earlier is None else earlier.layout
-        clipped = {id(p): p.grad for p in everything.parameters if p.grad is not None and id(p.grad) in ids}
-        if not clipped:
-            return
-        versions = {i: (g, g._version + num_changes) for i, g in clipped.items()}  # noqa: SLF001 - counts changes
-        if earlier is not None:
-            self._unclaimed = _Unclaimed(everything, earlier.statistics, {**earlier.versions, **versions})
-            return
-        probe = Track(Identity(-1, []), everything)
-        remember_before_clip(probe, clip, ids, num_changes, sampled=True)
-        assert probe.before_clip is not None
-        self._unclaimed = _Unclaimed(everything, probe.before_clip.statistics, versions)
+    def _look_unclaimed(self, gradients: list[Tensor], num_changes: int, clip: Clip | None) -> None:
+        """Clipped before the first step, when it is not known yet whose gradients these are."""
+        earlier = self._unclaimed
+        layout = self.layouts.everything() if earlier is None else earlier.layout
+        if mine := layout.among(gradients):
+            self._unclaimed = look_before_clip(earlier, layout, clip, mine, sampled=True)
+            self._unclaimed.expect(mine, num_changes)

@@ -55,7 +55,9 @@ class _Parcel(Generic[Context]):
             self.arrived.synchronize()
         sizes = [shape.numel() for shape in self.shapes.values()]
         parts = np.split(self.packed.numpy(), np.cumsum(sizes)[:-1])
-        return {name: part.reshape(shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}
+        return {
+            name: part.reshape(shape).copy() for (name, shape), part in zip(self.shapes.items(), parts, strict=True)
+        }
 
 
 class Transfer(Generic[Context]):

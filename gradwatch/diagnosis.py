@@ -219,11 +219,12 @@ def _lr_too_high(incident: Incident, record: StepRecord, _model: ModelInfo) -> C
     known = math.isfinite(record.lr) and math.isfinite(ratio) and blamed
     lower = Remedy("a far lower learning rate", "an update should be a small part of the weights")
     if known:
-        # A power of ten, since the ratio is an estimate.
-        factor = 10.0 ** math.ceil(math.log10(ratio / _BOLD))
+        # A power of ten, since the ratio is an estimate; the first updates are the largest, so begin with little.
+        factor = 10.0 ** min(max(1, math.floor(math.log10(ratio / _BOLD) / 2)), 3)
         lr = record.lr / factor
         lower = Remedy(
-            action=f"a learning rate lower by a factor of {factor:,.0f}: {lr:.2g} in place of {record.lr:.3g}",
+            action=f"a learning rate lower by a factor of {factor:,.0f}: {lr:.2g} in place of {record.lr:.3g}, and "
+            "lower still if the alarm comes again",
             reason=lower.reason,
             snippet=f'for group in optimizer.param_groups: group["lr"] /= {factor:.0f}',
         )
@@ -546,7 +547,7 @@ def _clip(incident: Incident) -> Remedy:
     usual = incident.evidence.get("usual_norm")
     limit = "1.0" if usual is None else f"{2 * usual:.2g}"
     why = (
-        "no step is larger than that"
+        "with SGD no step is then larger than the learning rate times that; Adam needs a lower rate"
         if usual is None
         else f"twice the usual norm of {usual:.3g}: it stops outliers only"
     )

@@ -12,11 +12,15 @@
 
     GradwatchWarning                   (UserWarning)   gradwatch goes on, with less than was asked for
 
-Only ``NonfiniteGradientError`` can surface during training, and only because the user asked for it.
+During training only ``NonfiniteGradientError`` comes by itself, because the user asked; the others answer a call.
 """
 
 from __future__ import annotations
 
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from numbers import Real
 from typing import TypeGuard
 
@@ -36,7 +40,9 @@ class ArgumentTypeError(GradwatchError, TypeError):
     """An argument has a type that is not allowed."""
 
     def __init__(self, argument: str, given: object, allowed: str) -> None:
-        super().__init__(f"gradwatch: {argument} is a {type(given).__name__} ({_short(given)}), but must be {allowed}")
+        super().__init__(
+            f"gradwatch: {argument}={_short(given)} is of type {type(given).__name__}, but must be {allowed}"
+        )
 
 
 class LogdirError(GradwatchError, OSError):
@@ -57,6 +63,26 @@ class NonfiniteGradientError(GradwatchError, RuntimeError):
 
 class GradwatchWarning(UserWarning):
     """Gradwatch goes on, with less than was asked for."""
+
+
+@contextmanager
+def damaged_state_is_told() -> Iterator[None]:
+    """Turn what goes wrong while a state is read into a :class:`StateError`."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise StateError(f"gradwatch: this state_dict is damaged ({type(error).__name__}: {error})") from error
+
+
+def warn(message: str) -> None:
+    """A ``GradwatchWarning`` that points at the user's line, the innermost outside gradwatch, torch and Lightning."""
+    level, frame = 1, sys._getframe()  # noqa: SLF001 - skip_file_prefixes came with Python 3.12
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _INSIDE:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, GradwatchWarning, stacklevel=level)
+
+
+_INSIDE = frozenset({"gradwatch", "torch", "lightning", "pytorch_lightning", "contextlib", "weakref"})
 
 
 def is_number(value: object) -> TypeGuard[float]:

@@ -7,7 +7,6 @@ It holds the same core as the context manager and adds what only Lightning knows
 from __future__ import annotations
 
 import os
-import warnings
 from collections import deque
 from collections.abc import Iterable, Mapping
 from importlib import import_module
@@ -23,7 +22,7 @@ from gradwatch._readout import Readout
 from gradwatch._taps import listen, scale_of
 from gradwatch.clipping import Clip
 from gradwatch.detectors import Detector
-from gradwatch.errors import ArgumentTypeError, GradwatchWarning
+from gradwatch.errors import ArgumentTypeError, warn
 from gradwatch.records import Incident, StepRecord
 from gradwatch.writers import Writer
 from gradwatch.writers.console import ConsoleWriter
@@ -103,8 +102,8 @@ class GradWatch(Readout, _Callback):
         return self._generate_state_key(
             logdir=self._logdir,
             clip=_described(self._clip),
-            detectors=[type(detector).__name__ for detector in self._detectors],
-            writers=None if self._writers is None else [type(writer).__name__ for writer in self._writers],
+            detectors=[_described(detector) for detector in self._detectors],
+            writers=None if self._writers is None else [_described(writer) for writer in self._writers],
             every=self._every,
             history=self._history,
         )
@@ -181,10 +180,8 @@ class GradWatch(Readout, _Callback):
             and self._monitor is not None
             and self._monitor.num_steps == self._steps_at_start
         ):
-            warnings.warn(
-                "gradwatch saw no optimizer step in this fit. Did the optimizer own parameters of the LightningModule?",
-                GradwatchWarning,
-                stacklevel=2,
+            warn(
+                "gradwatch saw no optimizer step in this fit. Did the optimizer own parameters of the LightningModule?"
             )
         self.close()
 
@@ -308,6 +305,6 @@ def _logger_writer(logger: Any, axis: _Axis, every: int) -> Writer:
     return MetricsWriter(logger.log_metrics, axis, every=every)
 
 
-def _described(clip: Clip | None) -> str:
+def _described(part: object) -> str:
     """The same in every process: without an own ``repr``, an object shows its address."""
-    return type(clip).__qualname__ if type(clip).__repr__ is object.__repr__ else repr(clip)
+    return type(part).__qualname__ if type(part).__repr__ is object.__repr__ else repr(part)

@@ -401,6 +401,8 @@ def number_to_json(value: Any) -> Any:
     """``value`` itself, with the strings nan, inf and -inf for what JSON has no numbers for, also inside of it."""
     if isinstance(value, Mapping):
         return {key: number_to_json(inner) for key, inner in value.items()}
+    if isinstance(value, (np.ndarray, np.generic)):
+        return number_to_json(value.tolist())
     if isinstance(value, (list, tuple)):
         return [number_to_json(inner) for inner in value]
     return str(float(value)) if isinstance(value, float) and not math.isfinite(value) else value

@@ -142,7 +142,7 @@ def gap(unavailable: Unavailable) -> str:
 def verdict(summary: RunSummary) -> str:
     """The one closing line: what was watched, what was found, what it cost."""
     if summary.num_steps == 0:
-        return f"gradwatch: no optimizer step of {watched(summary)} was seen, so nothing was measured"
+        return f"gradwatch: no optimizer step of {name(summary.model.name)} was seen, so nothing was measured"
     return f"gradwatch: {count(summary.num_steps, 'step')} of {watched(summary)}: {found(summary)}; {cost(summary)}"
 
 
@@ -155,6 +155,8 @@ def watched(summary: RunSummary) -> str:
 def found(summary: RunSummary) -> str:
     """``nothing found``, or how many incidents and which one came first."""
     if not summary.incidents:
+        if summary.notes:
+            return f"no incident, but {count(len(summary.notes), 'warning')} about clipping"
         return "nothing found"
     first = summary.incidents[0]
     place = where(first.layers, first.num_layers)

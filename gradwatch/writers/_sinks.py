@@ -112,8 +112,9 @@ def open_logdir(logdir: object) -> Sink:
             return Borrowed(SummaryWriter(path))
         return EventFile(path)
     except OSError as error:
+        why = "it is a file, not a directory" if os.path.isfile(path) else error.strerror or error  # noqa: PTH113
         raise LogdirError(
-            f"gradwatch: logdir={path!r} cannot be written ({error.strerror or error}): "
+            f"gradwatch: logdir={path!r} cannot be written ({why}): "
             "give a directory that exists or can be made, and that this process may write to"
         ) from error
 

@@ -107,7 +107,7 @@ def _layers(summary: RunSummary) -> Table:
     several = len({layer.optimizer for layer in summary.layers}) > 1
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="")
     table.add_column("gradient norm before clipping", footer="", min_width=30)
-    for header in ("first", "median", "worst", "at step", *(("optimizer",) if several else ())):
+    for header in ("first", "median", "farthest", "at step", *(("optimizer",) if several else ())):
         table.add_column(header, justify="right")
     for layer in shown:
         step = f"{layer.worst_step:,}" if layer.worst_step >= 0 else "-"

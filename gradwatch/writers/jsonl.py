@@ -37,6 +37,9 @@ class JSONLWriter:
         self._file: TextIO | None = None
         self._open().flush()
 
+    def __repr__(self) -> str:
+        return f"JSONLWriter({self._path!r})"
+
     def write(self, record: StepRecord) -> None:
         """Append one step, after its layers where they are new."""
         self._open()

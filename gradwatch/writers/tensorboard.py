@@ -66,6 +66,10 @@ class TensorBoardWriter:
         self._incidents: list[Incident] = []
         self._step = 0
 
+    def __repr__(self) -> str:
+        where = "summary_writer" if self._logdir is None else repr(str(self._logdir))
+        return f"TensorBoardWriter({where})"
+
     def write(self, record: StepRecord) -> None:
         """Write one step; it reaches the disk within seconds, or with the next incident."""
         self._step = record.step

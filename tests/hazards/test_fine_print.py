@@ -147,7 +147,7 @@ def _frozen() -> nn.Module:
         ({"model": _frozen()}, ValueError, "requires_grad"),
         ({"optimizer": "Adam"}, TypeError, "optimizer"),
         ({"optimizer": []}, ValueError, "optimizer"),
-        ({"optimizer": torch.optim.SGD(small_model().parameters())}, ValueError, "owns no parameter"),
+        ({"optimizer": torch.optim.SGD(small_model().parameters())}, ValueError, "owns no trainable parameter"),
         ({"clip": 1.0}, TypeError, "ClipNorm"),
         ({"clip": gradwatch.ClipNorm}, TypeError, "ClipNorm"),
         ({"every": 0}, ValueError, "every"),

@@ -127,7 +127,7 @@ def test_errors(tmp_path):
         JSONLWriter(tmp_path / "file" / "run.jsonl")
     with pytest.raises(LogdirError, match="cannot be written"):
         JSONLWriter(tmp_path)
-    with pytest.raises(ArgumentTypeError, match="path is a int"):
+    with pytest.raises(ArgumentTypeError, match=r"path=.* is of type int"):
         JSONLWriter(3)
     with pytest.raises(RecordError, match=r"absent\.jsonl' cannot be read"):
         read_jsonl(tmp_path / "absent.jsonl")
