@@ -59,7 +59,7 @@ def test_causes_and_remedies_are_shown(demo):
     out = demo[0].stdout
     assert re.search(r"why +saturating activations \(confident\)", section(out, "Summary of deep-sigmoid"))
     assert re.search(r"why +large weights \(confident\)", section(out, "Summary of large-init"))
-    assert out.count("try   1. ") == 4
+    assert out.count("try   1. ") == 6, "three incidents, each as it happens and in its summary"
 
 
 def test_the_sick_do_not_learn(demo):

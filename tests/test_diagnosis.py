@@ -94,7 +94,7 @@ def test_learning_rate_too_high_says_how_much_lower():
     cause = incident.causes[0]
     assert (incident.kind, cause.name) == ("lr_too_high", "lr_too_high")
     assert "3 times as large as the weights" in cause.evidence
-    assert "lower by a factor of 1,000: 0.0005 in place of 0.5" in cause.remedies[0].action
+    assert "lower by a factor of 10: 0.05 in place of 0.5" in cause.remedies[0].action
 
 
 def test_large_weights_come_before_the_learning_rate():
