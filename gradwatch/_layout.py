@@ -150,6 +150,8 @@ class Layouts:
         ids = {id(p) for p in parameters}
         mine = [entry for entry in entries if id(entry.parameter) in ids and entry.parameter.requires_grad]
         ready = [entry for entry in mine if not is_lazy(entry.parameter)]
+        if any(is_sharded(entry.parameter) for entry in ready):
+            raise NotImplementedError("its parameters are sharded (DTensor), which gradwatch cannot measure yet")
         measured = [entry.parameter for entry in ready]
         return Layout(
             parameters=measured,
@@ -162,6 +164,12 @@ class Layouts:
             _nbytes=[parameter.nbytes for parameter in measured],
             _device=_device(measured),
         )
+
+
+def is_sharded(parameter: Tensor) -> bool:
+    """Whether it is one process's part of a larger parameter, as FSDP2 and tensor parallelism make them."""
+    kind = getattr(sys.modules.get("torch.distributed.tensor"), "DTensor", None)
+    return kind is not None and isinstance(parameter, kind)
 
 
 def trainable_parameters(model: nn.Module) -> list[nn.Parameter]:

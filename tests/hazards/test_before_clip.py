@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 import weakref
 
 import pytest
@@ -162,3 +164,24 @@ def test_an_overflow_is_skipped_even_where_the_user_wants_errors(fused):
             scaler.update()
     assert [record.skipped for record in watch.history] == [False, True, False]
     assert watch.incidents == []
+
+
+def test_sharded_parameters_are_refused_in_words(tmp_path):
+    """In a real process group: one clear warning at the start, and the training goes on."""
+    code = f"""
+import torch, torch.distributed as dist, gradwatch
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.device_mesh import init_device_mesh
+dist.init_process_group("gloo", init_method="file://{tmp_path}/rendezvous", rank=0, world_size=1)
+model = torch.nn.Linear(4, 1)
+fully_shard(model, mesh=init_device_mesh("cpu", (1,)))
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+with gradwatch.watch(model, writers=[]):
+    model(torch.ones(2, 4)).sum().backward()
+    optimizer.step()
+dist.destroy_process_group()
+print("trained on")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.strip().endswith("trained on")
+    assert "sharded (DTensor, as FSDP2 and tensor parallelism make them)" in done.stderr
