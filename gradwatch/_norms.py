@@ -190,6 +190,7 @@ class _Bank:
             self._look_again(doubtful, tensors, squared, nonfinite)
         if self._accumulate is torch.float32:
             tiny = self._members[sums[self._members] < _TINY_ROW * self._num_rows[self._members]]
+            tiny = tiny[[tensors[i] is not None for i in tiny]]  # an absent one needs no second look
             if len(tiny):
                 self._lift(tiny, tensors, squared)
 
