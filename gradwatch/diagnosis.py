@@ -88,7 +88,7 @@ def _saturating_activations(incident: Incident, record: StepRecord, model: Model
     )
 
 
-def _zero_weights(incident: Incident, record: StepRecord, _model: ModelInfo) -> Cause | None:
+def _zero_weights(incident: Incident, record: StepRecord, model: ModelInfo) -> Cause | None:
     if incident.evidence.get("rule") != "zero" or incident.evidence.get("weight_scale") != 0:
         return None
     return Cause(
@@ -100,13 +100,13 @@ def _zero_weights(incident: Incident, record: StepRecord, _model: ModelInfo) -> 
             Remedy(
                 action="initialise the weights with random numbers",
                 reason="with equal weights all units of a layer stay equal for ever",
-                snippet=_kaiming(incident, record),
+                snippet=_initialise_all(record, model),
             ),
         ),
     )
 
 
-def _small_weights(incident: Incident, record: StepRecord, _model: ModelInfo) -> Cause | None:
+def _small_weights(incident: Incident, record: StepRecord, model: ModelInfo) -> Cause | None:
     """Half of the common size in every layer is a factor of 10^-3 over ten layers."""
     scale = incident.evidence.get("weight_scale", math.nan)
     if incident.evidence.get("rule") not in ("fade", "slow") or not 0 < scale < _SMALL:
@@ -118,9 +118,9 @@ def _small_weights(incident: Incident, record: StepRecord, _model: ModelInfo) ->
         f"layers; {incident.evidence['smallest_weight']} is the smallest)",
         remedies=(
             Remedy(
-                action="Kaiming initialisation (Xavier for tanh and sigmoid)",
+                action=f"{_initialisation(model)[0]} initialisation",
                 reason="it gives each layer the size at which a signal neither fades nor grows",
-                snippet=_kaiming(incident, record),
+                snippet=_initialise_all(record, model),
             ),
             _NORMALISE,
         ),
@@ -191,7 +191,7 @@ def _long_recurrence(incident: Incident, _record: StepRecord, model: ModelInfo) 
 # ---------------------------------------------------------------------------------------------------------- exploding
 
 
-def _large_weights(incident: Incident, record: StepRecord, _model: ModelInfo) -> Cause | None:
+def _large_weights(incident: Incident, record: StepRecord, model: ModelInfo) -> Cause | None:
     scale = incident.evidence.get("weight_scale", math.nan)
     if incident.evidence.get("rule") not in ("replaced", "growth") or not scale > _LARGE:
         return None
@@ -202,9 +202,9 @@ def _large_weights(incident: Incident, record: StepRecord, _model: ModelInfo) ->
         f"layers; {incident.evidence['largest_weight']} is the largest)",
         remedies=(
             Remedy(
-                action="Kaiming initialisation",
+                action=f"{_initialisation(model)[0]} initialisation",
                 reason="it gives each layer the size at which a signal neither fades nor grows",
-                snippet=_kaiming(incident, record),
+                snippet=_initialise_all(record, model),
             ),
             _NORMALISE,
         ),
@@ -580,6 +580,26 @@ def _kaiming(incident: Incident, record: StepRecord) -> str:
         if len(layer.shape) > 1 and (layer.module in names or layer.name in names):
             return f'nn.init.kaiming_normal_({_access(layer.name)}, nonlinearity="relu")'
     return ""
+
+
+def _initialisation(model: ModelInfo) -> tuple[str, str]:
+    """The law that suits the model's activations, and its code (Glorot & Bengio, 2010; He et al., 2015)."""
+    kinds = {module.kind for module in model.modules}
+    if "Tanh" in kinds:
+        return "Xavier", 'nn.init.xavier_normal_(m.weight, gain=nn.init.calculate_gain("tanh"))'
+    if "Sigmoid" in kinds:
+        return "Xavier", "nn.init.xavier_normal_(m.weight)"
+    return "Kaiming", 'nn.init.kaiming_normal_(m.weight, nonlinearity="relu")'
+
+
+def _initialise_all(record: StepRecord, model: ModelInfo) -> str:
+    """The initialisation of all linear and convolutional layers, as code; a single layer would not be enough."""
+    known = ("Linear", "Conv1d", "Conv2d", "Conv3d")
+    found = [f"nn.{kind}" for kind in known if any(layer.module_type == kind for layer in record.layers)]
+    if not found:
+        return ""
+    classes = found[0] if len(found) == 1 else f"({', '.join(found)})"
+    return f"for m in model.modules():\n    if isinstance(m, {classes}):\n        {_initialisation(model)[1]}"
 
 
 def _set(name: str, value: str) -> str:

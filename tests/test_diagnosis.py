@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
 from gradwatch.detectors import default_detectors
 from gradwatch.diagnosis import diagnose
@@ -172,3 +173,16 @@ def test_causes_are_ranked_and_the_incident_unchanged():
     assert confidences == sorted(confidences, reverse=True)
     assert len(confidences) == 3
     assert Incident.from_json(incident.to_json()) == incident
+
+
+def test_the_initialisation_suits_the_activations_and_all_layers():
+    """A tanh network is not told to use Kaiming's law for ReLUs, and the code reaches every layer; it runs."""
+    for act, law in (("Tanh", "xavier_normal_"), ("ReLU", "kaiming_normal_")):
+        incident = run(np.ones(DEPTH), model(act), update_ratio=np.full(DEPTH, 30.0), lr=0.5, scale=6.0)
+        (remedy,) = [c.remedies[0] for c in incident.causes if c.name == "large_weights"]
+        assert remedy.snippet.startswith("for m in model.modules():")
+        assert law in remedy.snippet
+        network = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Tanh(), torch.nn.Linear(8, 8))
+        before = network[2].weight.clone()
+        exec(remedy.snippet, {"model": network, "nn": torch.nn})  # noqa: S102 - what the user is told to run
+        assert not torch.equal(before, network[2].weight)
