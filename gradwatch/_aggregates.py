@@ -1,4 +1,4 @@
-"""The run so far in a few numbers a layer: bounded memory, whatever the number of steps."""
+"""The run so far in a few numbers a module: bounded memory, whatever the number of steps."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from gradwatch.records import Float64Array, LayerSummary, StepRecord, number_to_json
+from gradwatch.records import Float64Array, Layer, LayerSummary, StepRecord, number_to_json
 
 _FIELDS = ("first", "low", "low_step", "high", "high_step", "bad", "bad_step")
 
 
 class Aggregates:
-    """Counters, and of every parameter the first, the extreme and the first non-finite gradient norm."""
+    """Counters, and of every module the first, the extreme and the first non-finite gradient norm."""
 
     def __init__(self) -> None:
         self.num_skipped = 0
@@ -30,16 +31,24 @@ class Aggregates:
         if record.skipped:
             return
         table = self._tables.get(record.optimizer)
-        if table is None or table.layers is not record.layers:
+        if table is None or table.modules is None or table.modules.layers is not record.layers:
             table = self._tables[record.optimizer] = _Table(record, table)
         table.observe(record)
 
+    @property
+    def num_tensors(self) -> int:
+        """Parameters watched, over all optimizers."""
+        return sum(len(table.modules.layers) for table in self._tables.values() if table.modules is not None)
+
     def layers(self, history: Iterable[StepRecord]) -> tuple[LayerSummary, ...]:
-        """One row a parameter; the medians are over ``history``."""
+        """One row a module; the medians are over ``history``."""
         norms: dict[tuple[int, str], list[float]] = {}
+        groupings: dict[int, _Modules] = {}
         for record in history:
             if not record.skipped:
-                for name, norm in zip(record.names, record.grad_norm.tolist(), strict=True):
+                modules = groupings.get(id(record.layers)) or _Modules(record.layers)
+                groupings[id(record.layers)] = modules
+                for name, norm in zip(modules.names, modules.grad_norm(record).tolist(), strict=True):
                     norms.setdefault((record.optimizer, name), []).append(norm)
         rows = []
         for optimizer, table in sorted(self._tables.items()):
@@ -67,12 +76,40 @@ class Aggregates:
         self._tables = {int(index): _Table.from_state(table) for index, table in state["tables"].items()}
 
 
+class _Modules:
+    """Which parameters make up which module: what people call a layer."""
+
+    def __init__(self, layers: tuple[Layer, ...]) -> None:
+        self.layers = layers
+        modules = [layer.module or layer.name for layer in layers]  # the model's own parameters stand for themselves
+        self.names = tuple(dict.fromkeys(modules))
+        rows = {name: row for row, name in enumerate(self.names)}
+        self._rows = np.array([rows[module] for module in modules], dtype=np.int64)
+
+    def grad_norm(self, record: StepRecord) -> Float64Array:
+        """L2 norm over each module's present gradients, ``[num_modules]``; NaN where all are absent."""
+        present = ~record.absent
+        with np.errstate(over="ignore", invalid="ignore"):
+            squares = np.where(present, np.square(record.grad_norm), 0.0)
+        norm: Float64Array = np.sqrt(self._sum(squares))
+        norm[self._sum(present.astype(np.float64)) == 0] = math.nan
+        return norm
+
+    def is_bad(self, record: StepRecord) -> NDArray[np.bool_]:
+        """Where a gradient has non-finite elements, ``[num_modules]``."""
+        bad: NDArray[np.bool_] = self._sum(record.num_nonfinite.astype(np.float64)) > 0
+        return bad
+
+    def _sum(self, values: Float64Array) -> Float64Array:
+        return np.bincount(self._rows, weights=values, minlength=len(self.names)).astype(np.float64)
+
+
 class _Table:
-    """The arrays of one optimizer, ``[num_params]`` each; carried over by name when its layers change."""
+    """The arrays of one optimizer, ``[num_modules]`` each; carried over by name when its layers change."""
 
     def __init__(self, record: StepRecord | None, previous: _Table | None = None, names: tuple[str, ...] = ()) -> None:
-        self.layers = None if record is None else record.layers
-        self.names = names if record is None else record.names
+        self.modules = None if record is None else _Modules(record.layers)
+        self.names = names if self.modules is None else self.modules.names
         self.columns: dict[str, Float64Array] = {key: np.full(len(self.names), math.nan) for key in _FIELDS}
         if previous is not None:
             old = {name: i for i, name in enumerate(previous.names)}
@@ -82,7 +119,8 @@ class _Table:
                 self.columns[key][here] = previous.columns[key][there]
 
     def observe(self, record: StepRecord) -> None:
-        norm, column = record.grad_norm, self.columns
+        assert self.modules is not None
+        norm, column = self.modules.grad_norm(record), self.columns
         finite = np.isfinite(norm)
         fresh = np.isnan(column["first"]) & finite
         column["first"][fresh] = norm[fresh]
@@ -91,7 +129,7 @@ class _Table:
             wins = finite & (norm > 0) & (np.isnan(column[key]) | better(norm, column[key]))
             column[key][wins] = norm[wins]
             column[f"{key}_step"][wins] = record.step
-        bad = (record.num_nonfinite > 0) & np.isnan(column["bad_step"])
+        bad = self.modules.is_bad(record) & np.isnan(column["bad_step"])
         column["bad"][bad] = norm[bad]
         column["bad_step"][bad] = record.step
 

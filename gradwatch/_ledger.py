@@ -58,6 +58,7 @@ class Ledger:
             notes=tuple(self.audit.notes.values()),
             watch_seconds=price.watch_seconds,
             run_seconds=price.run_seconds,
+            num_tensors=counted.num_tensors,
         )
 
     def state_dict(self) -> dict[str, Any]:

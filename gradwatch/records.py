@@ -347,10 +347,10 @@ class Incident:
 
 @dataclass(frozen=True)
 class LayerSummary:
-    """One parameter over the whole run: gradient norms before clipping.
+    """One module (all its parameters together) over the whole run: gradient norms before clipping.
 
     Attributes:
-        name: The parameter.
+        name: The module; the parameter where the model itself holds it.
         first: Norm at the first step that had a gradient; NaN where there never was one.
         median: Median over the kept history.
         worst: The value farthest from the median on a log scale, or a non-finite one.
@@ -377,11 +377,12 @@ class RunSummary:
         num_clipped: Of these, with a smaller norm after clipping than before.
         clip: The clipping rule in words, None without one.
         last_total_norm: Total norm before clipping of the last step.
-        layers: One row a parameter, in depth order.
+        layers: One row a module, in depth order.
         incidents: In order of step.
         notes: The clip audit's and other one-time remarks.
         watch_seconds: Measured time spent inside gradwatch.
         run_seconds: Wall-clock time from the first step's start to the last step's end.
+        num_tensors: Parameters watched, over all optimizers.
     """
 
     model: ModelInfo
@@ -395,6 +396,7 @@ class RunSummary:
     notes: tuple[str, ...]
     watch_seconds: float
     run_seconds: float
+    num_tensors: int = 0
 
 
 def number_to_json(value: Any) -> Any:

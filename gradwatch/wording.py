@@ -148,7 +148,8 @@ def verdict(summary: RunSummary) -> str:
 
 def watched(summary: RunSummary) -> str:
     """``MLP (26 parameter tensors, 101,770 elements)``."""
-    size = f"{count(len(summary.layers), 'parameter tensor')}, {count(summary.model.num_parameters, 'element')}"
+    num_tensors = summary.num_tensors or len(summary.layers)
+    size = f"{count(num_tensors, 'parameter tensor')}, {count(summary.model.num_parameters, 'element')}"
     return f"{name(summary.model.name)} ({size})"
 
 
@@ -198,6 +199,7 @@ def interesting(summary: RunSummary, limit: int = MAX_ROWS) -> tuple[LayerSummar
     for incident in summary.incidents:
         for layer in incident.layers:
             blamed.setdefault(layer, len(blamed))
+            blamed.setdefault(layer.rpartition(".")[0], len(blamed))  # of a parameter its module
 
     def rank(index: int) -> tuple[int, float]:
         if index in (0, len(layers) - 1):
