@@ -10,7 +10,7 @@ import enum
 import functools
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -88,6 +88,23 @@ class ModuleInfo:
 
 
 @dataclass(frozen=True)
+class Operations:
+    """What the autograd graph of one step tells of the architecture: also what no module stands for.
+
+    Attributes:
+        in_loss: Operations behind the last layer with weights up to the loss, in forward order, in autograd's words
+            without the ``Backward0`` (``("Sigmoid", "MseLoss")``).
+        after: For each module with weights, in forward order, the operations between it and the next one, as
+            ``(module, operations)`` (``("fc0", ("Relu",))``).
+        has_shortcuts: Whether a signal is added to one that has passed through layers with weights.
+    """
+
+    in_loss: tuple[str, ...] = ()
+    after: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    has_shortcuts: bool = False
+
+
+@dataclass(frozen=True)
 class ModelInfo:
     """The watched model, as far as diagnosis and reports need it.
 
@@ -95,11 +112,13 @@ class ModelInfo:
         name: The model's class name.
         modules: Its leaf modules in registration order.
         num_parameters: Number of trainable elements.
+        operations: What the graph tells; None where no loss with a graph was told.
     """
 
     name: str
     modules: tuple[ModuleInfo, ...] = ()
     num_parameters: int = 0
+    operations: Operations | None = None
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-serialisable dict."""
@@ -108,7 +127,136 @@ class ModelInfo:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> ModelInfo:
         """The inverse of :meth:`to_json`."""
-        return cls(**{**data, "modules": tuple(ModuleInfo(**m) for m in data["modules"])})
+        known = data.get("operations")
+        operations = None
+        if known is not None:
+            after = tuple((module, tuple(names)) for module, names in known["after"])
+            operations = Operations(tuple(known["in_loss"]), after, bool(known["has_shortcuts"]))
+        modules = tuple(ModuleInfo(**module) for module in data["modules"])
+        return cls(**{**data, "modules": modules, "operations": operations})
+
+
+@dataclass(frozen=True)
+class Unavailable:
+    """Something that could not be seen, and why: never a silent gap."""
+
+    what: str
+    because: str
+
+
+@dataclass(frozen=True, eq=False)
+class Activations:
+    """What a forward probe saw at one step: a row for each call of a module, in the order in which they ran.
+
+    All arrays are float64 ``[num_calls]``, taken from a sample of the rows and units; NaN where a number means nothing
+    for this module, or could not be measured.
+
+    Attributes:
+        modules: Which module was called; a module that is used twice has two rows.
+        kinds: Its class name.
+        in_mean: Mean of its input.
+        in_std: Standard deviation of its input.
+        in_max: Largest absolute value of its input.
+        in_spread: Largest over median standard deviation of the input's features: features in different units.
+        out_mean: Mean of its output.
+        out_std: Standard deviation of its output.
+        zero_share: Share of the output's elements that are exactly zero.
+        dead_share: Share of the output's units that are exactly zero for every sample.
+        saturated_share: Of a bounded activation or a softmax, share of the elements at the flat ends.
+        saturated_units: Share of its units that are at the flat ends for nearly every sample.
+        out_grad: L2 norm of the loss's gradient with respect to its output; 0 is a measured zero, NaN none at all.
+        joined: 1 where the output depends on trainable parameters (it requires a gradient), 0 where it does not.
+    """
+
+    modules: tuple[str, ...]
+    kinds: tuple[str, ...]
+    in_mean: Float64Array
+    in_std: Float64Array
+    in_max: Float64Array
+    in_spread: Float64Array
+    out_mean: Float64Array
+    out_std: Float64Array
+    zero_share: Float64Array
+    dead_share: Float64Array
+    saturated_share: Float64Array
+    saturated_units: Float64Array
+    out_grad: Float64Array
+    joined: Float64Array
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-serialisable dict; non-finite numbers become the strings nan, inf and -inf."""
+        columns = {key: _floats_to_json(getattr(self, key)) for key in ACTIVATION_COLUMNS}
+        return {"modules": list(self.modules), "kinds": list(self.kinds), **columns}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Activations:
+        """The inverse of :meth:`to_json`."""
+        columns = {key: np.array([float(x) for x in data[key]], dtype=np.float64) for key in ACTIVATION_COLUMNS}
+        return cls(modules=tuple(data["modules"]), kinds=tuple(data["kinds"]), **columns)
+
+
+ACTIVATION_COLUMNS = tuple(field.name for field in fields(Activations) if field.name not in ("modules", "kinds"))
+"""The columns of :class:`Activations`, in its order."""
+
+
+@dataclass(frozen=True)
+class TimeProfile:
+    """The learning signal through time of one recurrent layer at one step.
+
+    Attributes:
+        module: The recurrent module (``"rnn"``), or the cell or module that the user's own loop calls.
+        kind: Its class name.
+        norm: L2 norm of the loss's gradient with respect to the hidden state after each time step, oldest first, over
+            a few samples of the batch.
+        layer: Which of a multi-layer module's layers, and ``"reverse"`` for its backward direction (``"0"``).
+        direct: L2 norm of the part of each that does not come through later states; empty where it is not known.
+    """
+
+    module: str
+    kind: str
+    norm: tuple[float, ...]
+    layer: str = "0"
+    direct: tuple[float, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-serialisable dict."""
+        return {**asdict(self), "norm": number_to_json(self.norm), "direct": number_to_json(self.direct)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> TimeProfile:
+        """The inverse of :meth:`to_json`."""
+        norms = {key: tuple(float(x) for x in data[key]) for key in ("norm", "direct")}
+        return cls(**{**data, **norms})
+
+
+@dataclass(frozen=True)
+class Birthplace:
+    """Where a non-finite value of one step was born, read off the autograd graph before the backward pass freed it.
+
+    Attributes:
+        direction: ``"forward"`` or ``"backward"``.
+        source: What held the first non-finite value: ``"input"``, ``"weight"``, ``"operation"``.
+        operation: The operation in plain words (``"division"``), "" where it is not known.
+        modules: The modules in which it may have happened, most likely first; empty for the loss itself.
+        before: The nearest layers towards the input that were still finite.
+        after: The nearest layers towards the loss, which were not (forward) or still were (backward).
+    """
+
+    direction: str
+    source: str
+    operation: str = ""
+    modules: tuple[str, ...] = ()
+    before: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-serialisable dict."""
+        return {**asdict(self), **{key: list(getattr(self, key)) for key in ("modules", "before", "after")}}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Birthplace:
+        """The inverse of :meth:`to_json`."""
+        return cls(**{**data, **{key: tuple(data[key]) for key in ("modules", "before", "after")}})
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,6 +284,12 @@ class StepRecord:
         update_ratio: Sampled, float64: norm of the update over norm of the weight, from at most 4,096 elements each.
         num_nonfinite_weight: int64: non-finite elements of each parameter before the step; only measured where
             there is reason to (a non-finite gradient or loss), None otherwise.
+        activations: Sampled: what the forward probe saw; None on other steps and where it could not look.
+        through_time: Sampled, of recurrent layers: the learning signal through time; empty on other steps.
+        ownerless: Sampled: trainable parameters of the model that have a gradient and that no optimizer owns which has
+            stepped so far; None on other steps.
+        birthplace: Where a non-finite loss or gradient of this step was born, as far as it could be seen.
+        unavailable: What the probes could not see at this step, and why.
     """
 
     step: int
@@ -154,6 +308,11 @@ class StepRecord:
     update_ratio: Float64Array | None = None
     num_nonfinite_weight: Int64Array | None = None
     own_clipped_norm: float | None = None
+    activations: Activations | None = None
+    through_time: tuple[TimeProfile, ...] = ()
+    ownerless: tuple[str, ...] | None = None
+    birthplace: Birthplace | None = None
+    unavailable: tuple[Unavailable, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -196,6 +355,22 @@ class StepRecord:
             data[key] = None if array is None else _floats_to_json(array)
         weights = self.num_nonfinite_weight
         data["num_nonfinite_weight"] = None if weights is None else weights.tolist()
+        data.update(self._probes_to_json())
+        return data
+
+    def _probes_to_json(self) -> dict[str, Any]:
+        """What the probes saw, as far as there is something: most steps have nothing."""
+        data: dict[str, Any] = {}
+        if self.activations is not None:
+            data["activations"] = self.activations.to_json()
+        if self.through_time:
+            data["through_time"] = [profile.to_json() for profile in self.through_time]
+        if self.ownerless is not None:
+            data["ownerless"] = list(self.ownerless)
+        if self.birthplace is not None:
+            data["birthplace"] = self.birthplace.to_json()
+        if self.unavailable:
+            data["unavailable"] = [asdict(gap) for gap in self.unavailable]
         return data
 
     @classmethod
@@ -231,6 +406,11 @@ class StepRecord:
             update_ratio=floats("update_ratio"),
             num_nonfinite_weight=counts("num_nonfinite_weight"),
             own_clipped_norm=optional("own_clipped_norm"),
+            activations=None if "activations" not in data else Activations.from_json(data["activations"]),
+            through_time=tuple(TimeProfile.from_json(profile) for profile in data.get("through_time", ())),
+            ownerless=None if "ownerless" not in data else tuple(data["ownerless"]),
+            birthplace=None if "birthplace" not in data else Birthplace.from_json(data["birthplace"]),
+            unavailable=tuple(Unavailable(**gap) for gap in data.get("unavailable", ())),
         )
 
 
@@ -269,14 +449,6 @@ class Cause:
     def from_json(cls, data: Mapping[str, Any]) -> Cause:
         """The inverse of ``dataclasses.asdict``."""
         return cls(**{**data, "remedies": tuple(Remedy(**r) for r in data["remedies"])})
-
-
-@dataclass(frozen=True)
-class Unavailable:
-    """Something that could not be seen, and why: never a silent gap."""
-
-    what: str
-    because: str
 
 
 @dataclass(frozen=True)
