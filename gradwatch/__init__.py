@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from gradwatch._context import Watch, watch
+    from gradwatch._probing import Probes
     from gradwatch.clipping import ClipNorm, ClipValue
     from gradwatch.errors import GradwatchError, GradwatchWarning
     from gradwatch.lightning import GradWatch
     from gradwatch.records import Cause, Incident, Layer, Remedy, Severity, StepRecord
+    from gradwatch.suppression import Suppression
     from gradwatch.writers import Writer
     from gradwatch.writers.console import ConsoleWriter
     from gradwatch.writers.jsonl import JSONLWriter
@@ -31,9 +33,11 @@ _HOMES = {
     "Incident": "records",
     "JSONLWriter": "writers.jsonl",
     "Layer": "records",
+    "Probes": "_probing",
     "Remedy": "records",
     "Severity": "records",
     "StepRecord": "records",
+    "Suppression": "suppression",
     "TensorBoardWriter": "writers.tensorboard",
     "Watch": "_context",
     "Writer": "writers",
@@ -51,9 +55,11 @@ __all__ = [
     "Incident",
     "JSONLWriter",
     "Layer",
+    "Probes",
     "Remedy",
     "Severity",
     "StepRecord",
+    "Suppression",
     "TensorBoardWriter",
     "Watch",
     "Writer",

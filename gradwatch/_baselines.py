@@ -136,6 +136,40 @@ class Progress:
             self.best, self.since = self.smooth, 0
 
 
+HARDLY = 0.2
+"""Share of the first loss: a model that has learnt anything at all in dozens of steps has taken off more than that."""
+
+
+@dataclass
+class Learning:
+    """Whether a run has learnt anything since its first step.
+
+    Attributes:
+        first: The loss before anything was learnt: mean of the first three steps. NaN where it tells nothing.
+        smooth: The usual loss of late.
+        count: Steps with a loss.
+    """
+
+    first: float = math.nan
+    smooth: float = math.nan
+    count: int = 0
+
+    def update(self, loss: float | None) -> None:
+        """Take in one step's loss; an unknown or non-finite one tells nothing."""
+        if loss is None or not math.isfinite(loss):
+            return
+        self.count += 1
+        if self.count == 1:
+            self.first = self.smooth = loss
+        elif self.count <= 3:  # noqa: PLR2004
+            self.first += (loss - self.first) / self.count
+        self.smooth += 0.2 * (loss - self.smooth)
+
+    def hardly(self, steps: int) -> bool:
+        """Whether so many steps have taken off hardly anything of the first loss; a loss below zero has no share."""
+        return self.count >= steps and self.first > 0 and self.smooth > (1 - HARDLY) * self.first
+
+
 @dataclass
 class Usual:
     """The usual gradient norm of every parameter; NaN where none was seen that was not zero.

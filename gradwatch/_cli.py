@@ -1,4 +1,7 @@
-"""The ``gradwatch`` command: one function pair a subcommand, nothing heavy imported before it is needed."""
+"""The ``gradwatch`` command: one function pair a subcommand, nothing heavy imported before it is needed.
+
+The longer ones have a file each: ``_cli_explain``, ``_cli_replay``.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from gradwatch import __version__
+from gradwatch import __version__, _cli_explain, _cli_replay
 from gradwatch.errors import GradwatchError
 
 _INTERRUPTED = 130  # what a shell says after Ctrl-C
@@ -21,7 +24,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The arguments after the program's name; by default the process's own.
 
     Returns:
-        The exit code: 0, 1 after an error that the message explains, 2 after wrong arguments, 130 after Ctrl-C.
+        The exit code: 0, 1 after an error that the message explains, 2 after wrong arguments, 130 after Ctrl-C; that of
+        ``replay`` tells what it found.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -50,6 +54,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"gradwatch {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="command", title="commands")
     _add_demo(commands)
+    _cli_explain.add_to(commands)
+    _cli_replay.add_to(commands)
     return parser
 
 

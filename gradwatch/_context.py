@@ -13,13 +13,16 @@ from torch.optim import Optimizer
 from typing_extensions import Self
 
 from gradwatch import _options
+from gradwatch._judges import Judges
 from gradwatch._listeners import Subscription
 from gradwatch._monitor import Monitor
+from gradwatch._probing import Probes
 from gradwatch._readout import Readout
 from gradwatch._taps import listen
 from gradwatch.clipping import Clip
 from gradwatch.detectors import Detector
 from gradwatch.errors import GradwatchWarning, warn
+from gradwatch.suppression import Suppression
 from gradwatch.writers import Writer
 from gradwatch.writers.console import ConsoleWriter
 
@@ -32,8 +35,10 @@ def watch(
     clip: Clip | None = None,
     detectors: Iterable[Detector] | None = None,
     writers: Iterable[Writer] | None = None,
+    suppress: Iterable[Suppression] = (),
     every: int = _options.EVERY,
     history: int = _options.HISTORY,
+    probes: Probes | bool = True,
 ) -> Watch:
     """Watch every layer's gradient at every optimizer step.
 
@@ -50,8 +55,10 @@ def watch(
         clip: A clipping rule, applied right before each step, such as ``gradwatch.ClipNorm(1.0)``.
         detectors: What judges the records, by default ``gradwatch.detectors.default_detectors()``.
         writers: Where records and incidents go, besides ``logdir``; by default the terminal. ``[]`` for nowhere.
+        suppress: Incidents that are expected: ``gradwatch.Suppression(...)``. The summary says what they kept quiet.
         every: Gradient maxima, weight norms and update ratios are measured on every n-th step; norms on every one.
         history: Number of records kept in ``.history``.
+        probes: What is looked at in the forward pass, and how often: ``gradwatch.Probes(...)``, or False for nothing.
 
     Returns:
         A running watch: use it in a ``with`` statement, or call ``close()`` at the end.
@@ -64,13 +71,23 @@ def watch(
     rule = _options.check_clip(clip)
     _options.check_model(model, rule)
     optimizers = _options.check_optimizers(optimizer, model)
-    judges = _options.check_detectors(detectors)
+    judging = _options.check_detectors(detectors)
+    judges = Judges(judging, _options.check_suppressions(suppress, judging))
     num_every, num_history = _options.check_count("every", every), _options.check_count("history", history)
     outlets: list[Writer] = [ConsoleWriter()] if writers is None else _options.check_writers(writers)
     if logdir is not None:
         outlets = [*outlets, _tensorboard(logdir)]
     return Watch(
-        Monitor(model, optimizers, clip=rule, detectors=judges, writers=outlets, every=num_every, history=num_history)
+        Monitor(
+            model,
+            optimizers,
+            clip=rule,
+            judges=judges,
+            writers=outlets,
+            every=num_every,
+            history=num_history,
+            probes=_options.check_probes(probes),
+        )
     )
 
 

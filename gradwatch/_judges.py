@@ -2,43 +2,65 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from gradwatch._precedence import Precedence
+from gradwatch._scene import Scene
 from gradwatch.detectors import Detector
 from gradwatch.diagnosis import diagnose
 from gradwatch.errors import warn
 from gradwatch.records import Incident, ModelInfo, StepRecord, number_to_json
+from gradwatch.suppression import Sieve, Suppression
 
-_PRECEDENCE = "_precedence"  # no detector's kind: those are plain words
+_PRECEDENCE, _SUPPRESSED, _SCENE = "_precedence", "_suppressed", "_scene"  # no detector's kind: those are plain words
 
 
 class Judges:
-    """Every detector sees every record; one that raises is dropped with one warning. Consequences are kept quiet."""
+    """Every detector sees every record; one that raises is dropped with one warning. Consequences are kept quiet.
 
-    def __init__(self, detectors: Iterable[Detector]) -> None:
+    Args:
+        detectors: Judge every record, in order.
+        suppress: What is not told. It is sifted last, so that the consequences of what is suppressed stay quiet too.
+    """
+
+    def __init__(self, detectors: Iterable[Detector], suppress: Iterable[Suppression] = ()) -> None:
         self._detectors = list(detectors)
         self._precedence = Precedence()
+        self._scene = Scene()
+        self._sieve = Sieve(suppress)
+
+    @property
+    def suppressed(self) -> tuple[str, ...]:
+        """What was not told although it was found, in words."""
+        return self._sieve.suppressed
 
     def observe(self, record: StepRecord, model: ModelInfo) -> list[Incident]:
         """The incidents that begin at this step, with their causes."""
         incidents: list[Incident] = []
+        self._scene.observe(record)
         for detector in list(self._detectors):
             try:
-                incidents += [diagnose(incident, record, model) for incident in detector.observe(record)]
+                found = [self._scene.complete(incident) for incident in detector.observe(record)]
+                incidents += [_at_its_root(diagnose(incident, record, model)) for incident in found]
             except Exception as error:  # noqa: BLE001 - whatever it is, the training goes on
                 self._detectors.remove(detector)
                 warn(
                     f"gradwatch: the detector {type(detector).__name__} failed at step {record.step} and judges no "
                     f"more ({type(error).__name__}: {error}); the training and the other detectors go on"
                 )
-        return self._precedence.sift(incidents) if incidents else incidents
+        return self._sieve.sift(self._precedence.sift(incidents)) if incidents else incidents
 
     def state_dict(self) -> dict[str, Any]:
         """The detectors' states by kind, and what precedes what."""
         states = {detector.kind: number_to_json(detector.state_dict()) for detector in self._detectors}
-        return {**states, _PRECEDENCE: self._precedence.state_dict()}
+        return {
+            **states,
+            _PRECEDENCE: self._precedence.state_dict(),
+            _SUPPRESSED: self._sieve.state_dict(),
+            _SCENE: number_to_json(self._scene.state_dict()),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """The inverse of :meth:`state_dict`; a detector without a saved state begins afresh."""
@@ -46,3 +68,17 @@ class Judges:
             if detector.kind in state:
                 detector.load_state_dict(state[detector.kind])
         self._precedence.load_state_dict(state.get(_PRECEDENCE, {}))
+        self._scene.load_state_dict(state.get(_SCENE, {}))
+        self._sieve.load_state_dict(state.get(_SUPPRESSED, {}))
+
+
+_ROOTS = {"unscaled_inputs": ("input_scale", frozenset({"exploding", "lr_too_high"}))}
+"""Causes that are kinds of their own: what blows up because of the inputs is a matter of the inputs."""
+
+
+def _at_its_root(incident: Incident) -> Incident:
+    """The incident under the name of its root, where that is a kind of its own."""
+    kind, symptoms = _ROOTS.get(incident.causes[0].name, ("", frozenset()))
+    if incident.kind not in symptoms:
+        return incident
+    return dataclasses.replace(incident, kind=kind, evidence={**incident.evidence, "symptom": incident.kind})

@@ -104,6 +104,10 @@ class Layouts:
         self._foreign: weakref.WeakKeyDictionary[Optimizer, list[int]] = weakref.WeakKeyDictionary()
         """Optimizers of other models, with the parameters that showed it."""
         self._ids: set[int] = set()
+        self._entries: list[_Entry] = []
+        self._claimed: set[int] = set()
+        """Parameters that some optimizer owns which has stepped, watched or not."""
+        self._claimants: weakref.WeakKeyDictionary[Optimizer, int] = weakref.WeakKeyDictionary()
         self.info = _model_info(model)
         self._refresh()
 
@@ -111,7 +115,24 @@ class Layouts:
         model = self._model()
         entries = [] if model is None else list(_entries(model))
         self._ids = {id(entry.parameter) for entry in entries}
+        self._entries = entries
         return entries
+
+    def claim(self, optimizer: Optimizer) -> None:
+        """Note what an optimizer owns: nobody else needs to."""
+        owned = _parameters(optimizer)
+        if self._claimants.get(optimizer) != len(owned):
+            self._claimants[optimizer] = len(owned)
+            self._claimed.update(map(id, owned))
+
+    def ownerless(self) -> list[tuple[Layer, Tensor]]:
+        """Trainable parameters with a gradient that no optimizer owns which has stepped so far."""
+        return [
+            (_layer(entry), entry.parameter)
+            for entry in self._entries
+            if entry.parameter.requires_grad and id(entry.parameter) not in self._claimed
+            if entry.parameter.grad is not None and not is_lazy(entry.parameter) and not is_sharded(entry.parameter)
+        ]
 
     def owns_any(self, optimizer: Optimizer) -> bool:
         """Whether the optimizer has a parameter of this model."""
@@ -201,7 +222,7 @@ def _entries(model: nn.Module) -> Iterator[_Entry]:
     seen: set[int] = set()
     names: set[str] = set()
     types: dict[str, str] = {}
-    for prefix, module in _walk(model, "", set()):
+    for prefix, module in walk(model):
         types[prefix] = _type_name(module)
         holder = f".{prefix}".partition(".parametrizations.")[0][1:]
         for attribute, parameter in module._parameters.items():  # noqa: SLF001 - as named_parameters() does
@@ -215,8 +236,9 @@ def _entries(model: nn.Module) -> Iterator[_Entry]:
             yield _Entry(name, holder, types[holder], module._parameters, attribute, parameter)  # noqa: SLF001
 
 
-def _walk(module: nn.Module, prefix: str, seen: set[int]) -> Iterator[tuple[str, nn.Module]]:
+def walk(module: nn.Module, prefix: str = "", seen: set[int] | None = None) -> Iterator[tuple[str, nn.Module]]:
     """``named_modules()``, with the wrapped modules under their wrapper's own name."""
+    seen = set() if seen is None else seen
     if id(module) in seen:
         return
     seen.add(id(module))
@@ -225,7 +247,7 @@ def _walk(module: nn.Module, prefix: str, seen: set[int]) -> Iterator[tuple[str,
     for name, child in module._modules.items():  # noqa: SLF001 - as named_modules() does
         if child is not None:
             child_prefix = prefix if name == transparent else f"{prefix}.{name}" if prefix else name
-            yield from _walk(child, child_prefix, seen)
+            yield from walk(child, child_prefix, seen)
 
 
 def _wrapped_attribute(module: nn.Module) -> str | None:
@@ -244,7 +266,7 @@ def _type_name(module: nn.Module) -> str:
 
 def _model_info(model: nn.Module) -> ModelInfo:
     modules = []
-    for name, module in _walk(model, "", set()):
+    for name, module in walk(model):
         if next(module.children(), None) is None:
             known = [p for p in module.parameters() if p.requires_grad and not is_lazy(p)]
             modules.append(ModuleInfo(name, _type_name(module), sum(p.numel() for p in known)))

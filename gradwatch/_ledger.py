@@ -11,7 +11,6 @@ from gradwatch._audit import ClipAudit
 from gradwatch._judges import Judges
 from gradwatch._outlets import Outlets
 from gradwatch._price import Price
-from gradwatch.detectors import Detector
 from gradwatch.records import Incident, ModelInfo, RunSummary, StepRecord
 from gradwatch.writers import Writer
 
@@ -20,24 +19,25 @@ class Ledger:
     """Takes records in order of step.
 
     Args:
-        detectors: Judge every record, in order.
+        judges: Judge every record.
         writers: Get every record and incident.
         history: Number of records kept.
     """
 
-    def __init__(self, detectors: Iterable[Detector], writers: Iterable[Writer], history: int) -> None:
+    def __init__(self, judges: Judges, writers: Iterable[Writer], history: int) -> None:
         self.incidents: list[Incident] = []
         self.history: deque[StepRecord] = deque(maxlen=history)
         self.aggregates = Aggregates()
         self.audit = ClipAudit()
         self.outlets = Outlets(writers)
-        self._judges = Judges(detectors)
+        self._judges = judges
 
     def take(self, record: StepRecord, model: ModelInfo) -> None:
         """Keep it, count it, write it, judge it; an incident is written after the record that it is about."""
         self.history.append(record)
         self.aggregates.observe(record)
         self.audit.observe(record)
+        self.outlets.write_model(model)
         self.outlets.write(record)
         for incident in self._judges.observe(record, model):
             self.incidents.append(incident)
@@ -59,6 +59,7 @@ class Ledger:
             watch_seconds=price.watch_seconds,
             run_seconds=price.run_seconds,
             num_tensors=counted.num_tensors,
+            suppressed=self._judges.suppressed,
         )
 
     def state_dict(self) -> dict[str, Any]:

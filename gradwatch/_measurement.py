@@ -17,6 +17,7 @@ from torch import Tensor
 from gradwatch._before_clip import BeforeClip
 from gradwatch._layout import Layout
 from gradwatch._sampling import WeightSampler
+from gradwatch._sighting import Sighting
 from gradwatch._statistics import ALWAYS, Column, Statistics
 from gradwatch._transfer import Arrays, look, on_host
 from gradwatch.clipping import Clip
@@ -39,6 +40,7 @@ class Measurement:
         early: Measured ahead of torch's own hook (Lightning, ``observe``), which is still to come.
         outdated: Somebody has clipped since: ``clipped_norm`` has to be measured again.
         closed: What comes until the end of this step is no news (further evaluations of a closure).
+        sighting: What the probes have seen.
     """
 
     statistics: Statistics
@@ -51,6 +53,7 @@ class Measurement:
     early: bool = False
     outdated: bool = False
     closed: bool = False
+    sighting: Sighting = field(default_factory=Sighting)
 
 
 @dataclass
@@ -203,16 +206,29 @@ def learning_rate(optimizer: Any, measurement: Measurement) -> float:
     return max(numbers, default=math.nan)
 
 
-def finish(track: Track, *, moved: bool) -> tuple[dict[str, Tensor], tuple[Column, ...]]:
+def finish(track: Track, number: int, *, every: int, moved: bool, skipped: bool) -> tuple[dict[str, Tensor], Context]:
     """The step is over: what to send to the host.
 
     Args:
         track: Its pending measurement is used up.
+        number: Of this step, over all optimizers.
+        every: How often maxima and weights are looked at.
         moved: Whether the optimizer was called, so that there is an update to look at.
+        skipped: Whether a GradScaler kept it from being called.
     """
     measurement = track.pending
     assert measurement is not None
     bring_up_to_date(measurement, track.layout)
+    context = Context(
+        step=number,
+        optimizer=track.index,
+        layers=track.layout.layers,
+        columns=measurement.statistics.columns,
+        sampled=track.is_sampled(every),
+        skipped=skipped,
+        lr=measurement.lr,
+        sighting=measurement.sighting,
+    )
     track.pending = None
     track.identity.num_steps += 1
     if measurement.weights is not None and moved:
@@ -227,7 +243,7 @@ def finish(track: Track, *, moved: bool) -> tuple[dict[str, Tensor], tuple[Colum
         "clipped_norm": measurement.clipped_norm,
         **measurement.extras,
     }
-    return {name: t.to(device, non_blocking=True) for name, t in parcel.items()}, measurement.statistics.columns
+    return {name: t.to(device, non_blocking=True) for name, t in parcel.items()}, context
 
 
 @dataclass(frozen=True)
@@ -241,6 +257,7 @@ class Context:
     sampled: bool
     skipped: bool
     lr: float
+    sighting: Sighting
 
 
 def record_of(context: Context, arrays: Arrays) -> StepRecord:
@@ -268,6 +285,10 @@ def record_of(context: Context, arrays: Arrays) -> StepRecord:
         weight_norm=arrays.get("weight_norm"),
         update_ratio=arrays.get("update_ratio"),
         num_nonfinite_weight=None if bad_weights is None else bad_weights.astype(np.int64),
+        activations=context.sighting.activations(arrays),
+        through_time=context.sighting.profiles(arrays, float(arrays.get("loss_scale", 1.0))),
+        ownerless=context.sighting.without_owner(arrays),
+        unavailable=context.sighting.unavailable,
     )
 
 

@@ -13,16 +13,17 @@ from torch.optim import Optimizer
 
 from gradwatch import _measurement as step
 from gradwatch._audit import CLIPPED_TWICE, INSIDE_BACKWARD, SCALED_GRADIENTS
+from gradwatch._judges import Judges
 from gradwatch._ledger import Ledger
 from gradwatch._listeners import tell_all
 from gradwatch._loss import LossMean
 from gradwatch._outlets import Outlets
 from gradwatch._price import Price, event
+from gradwatch._probing import Probes
 from gradwatch._steps import has_step_hook, running_backward
 from gradwatch._tracks import Tracks
 from gradwatch._transfer import Transfer
 from gradwatch.clipping import Clip
-from gradwatch.detectors import Detector
 from gradwatch.errors import StateError, damaged_state_is_told
 from gradwatch.records import RunSummary
 from gradwatch.writers import Writer
@@ -37,10 +38,11 @@ class Monitor:
         model: Held weakly.
         optimizers: The only ones to watch; None for every one that owns parameters of the model.
         clip: Our own clipping rule.
-        detectors: Judge every record, in order.
+        judges: Judge every record.
         writers: Get every record and incident.
         every: Maxima, weights and updates are looked at on every n-th step of an optimizer.
         history: Number of records kept.
+        probes: What else is looked at, and how often; None for nothing.
     """
 
     def __init__(
@@ -49,16 +51,17 @@ class Monitor:
         optimizers: Sequence[Optimizer] | None,
         *,
         clip: Clip | None,
-        detectors: Iterable[Detector],
+        judges: Judges,
         writers: Iterable[Writer],
         every: int,
         history: int,
+        probes: Probes | None,
     ) -> None:
         self.num_steps = 0
-        self.ledger = Ledger(detectors, writers, history)
+        self.ledger = Ledger(judges, writers, history)
         self._clip = clip
         self._every = every
-        self._tracks = Tracks(model, optimizers)
+        self._tracks = Tracks(model, optimizers, probes)
         self._transfer: Transfer[step.Context] = Transfer()
         self._loss = LossMean()
         self.price = Price()
@@ -189,25 +192,26 @@ class Monitor:
         measurement.lr = step.learning_rate(optimizer, measurement)
         self._take_loss(measurement)
         step.look_at_weights(measurement, track)
+        self._tracks.probing.hand_over(measurement, track)
 
     def _take_loss(self, measurement: step.Measurement) -> None:
         if (loss := self._loss.take()) is not None:
             measurement.extras["loss"] = loss
 
     def _emit(self, track: step.Track, *, moved: bool, skipped: bool = False) -> None:
-        sampled = track.is_sampled(self._every)
-        lr = track.pending.lr if track.pending is not None else float("nan")
-        tensors, columns = step.finish(track, moved=moved)
-        layers = track.layout.layers
-        self._transfer.send(tensors, step.Context(self.num_steps, track.index, layers, columns, sampled, skipped, lr))
+        tensors, context = step.finish(track, self.num_steps, every=self._every, moved=moved, skipped=skipped)
+        self._transfer.send(tensors, context)
         self.num_steps += 1
         self.receive()
+        self._tracks.probing.prepare(self._tracks.live())
 
     def receive(self, *, wait: bool = False) -> None:
         """Judge and write what has arrived on the host."""
         with self.price.lock:
             for context, arrays in self._transfer.receive(wait=wait):
-                self.ledger.take(step.record_of(context, arrays), self._tracks.layouts.info)
+                record = step.record_of(context, arrays)
+                self.ledger.take(record, self._tracks.layouts.info)
+                self._tracks.probing.follow(record)
 
     def close(self) -> None:
         """Everything under way arrives, is written and flushed."""

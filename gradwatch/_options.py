@@ -9,10 +9,13 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
+from gradwatch._identities import check_identity
 from gradwatch._layout import is_sharded, trainable_parameters
+from gradwatch._probing import Probes
 from gradwatch.clipping import Clip
 from gradwatch.detectors import Detector, default_detectors
 from gradwatch.errors import ArgumentTypeError, ArgumentValueError, warn
+from gradwatch.suppression import Suppression
 
 EVERY = 10
 HISTORY = 1_000
@@ -121,6 +124,25 @@ def check_detectors(detectors: object) -> list[Detector]:
     return judges
 
 
+def check_suppressions(suppress: object, detectors: Iterable[Detector]) -> list[Suppression]:
+    """The given suppressions, each of something that there is.
+
+    Raises:
+        ArgumentTypeError: One is no ``Suppression``.
+        ArgumentValueError: One names neither a kind, also of the given detectors, nor a cause.
+    """
+    if isinstance(suppress, (str, bytes, type, Suppression)) or not isinstance(suppress, Iterable):
+        raise ArgumentTypeError("suppress", suppress, "a sequence of gradwatch.Suppression(...)")
+    given = list(suppress)
+    own = {detector.kind for detector in detectors}
+    for suppression in given:
+        if not isinstance(suppression, Suppression):
+            allowed = 'a gradwatch.Suppression("GW102", reason="...")'
+            raise ArgumentTypeError("a member of suppress", suppression, allowed)
+        check_identity(suppression.identity, own)
+    return given
+
+
 def check_writers(writers: object) -> list[Any]:
     """The given writers.
 
@@ -128,6 +150,19 @@ def check_writers(writers: object) -> list[Any]:
         ArgumentTypeError: One does not follow the ``Writer`` protocol.
     """
     return _all_with("writers", writers, ("write", "write_incident", "close"), "writers")
+
+
+def check_probes(probes: object) -> Probes | None:
+    """The given probes, the default ones for True, None for False.
+
+    Raises:
+        ArgumentTypeError: It is something else.
+    """
+    if isinstance(probes, bool):
+        return Probes() if probes else None
+    if isinstance(probes, Probes):
+        return probes
+    raise ArgumentTypeError("probes", probes, "True, False or gradwatch.Probes(...)")
 
 
 def check_count(argument: str, given: object) -> int:

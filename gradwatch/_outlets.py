@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from gradwatch.errors import warn
-from gradwatch.records import Incident, RunSummary, StepRecord
-from gradwatch.writers import SummaryTaker, Writer
+from gradwatch.records import Incident, ModelInfo, RunSummary, StepRecord
+from gradwatch.writers import ModelTaker, SummaryTaker, Writer
 
 
 class Outlets:
@@ -14,6 +14,14 @@ class Outlets:
 
     def __init__(self, writers: Iterable[Writer]) -> None:
         self._writers = list(writers)
+        self._model: ModelInfo | None = None
+
+    def write_model(self, model: ModelInfo) -> None:
+        """The watched model, to those who want it, whenever more is known of it than before."""
+        if model is not self._model:
+            if model != self._model:
+                self._each(lambda writer: writer.write_model(model) if isinstance(writer, ModelTaker) else None)
+            self._model = model
 
     def write(self, record: StepRecord) -> None:
         """One step."""

@@ -67,6 +67,10 @@ class Statistics:
         """One column, ``[num_params]``."""
         return self.data[:, self.columns.index(column)]
 
+    def norms(self) -> Tensor:
+        """L2 norm of each, ``[num_params]``."""
+        return self[Column.SQUARED_NORM].sqrt()
+
     def total_norm(self) -> Tensor:
         """L2 norm over all of them, 0-dim float64; 0 where all are absent."""
         return self[Column.SQUARED_NORM].sum().sqrt()

@@ -14,6 +14,7 @@ from gradwatch._before_clip import BeforeClip
 from gradwatch._layout import Layout, Layouts
 from gradwatch._measurement import Identity, Measurement, Track, look_before_clip
 from gradwatch._partial import PartialSteps
+from gradwatch._probing import Probes, Probing
 from gradwatch.clipping import Clip
 
 
@@ -27,15 +28,18 @@ class Tracks:
     Args:
         model: Held weakly.
         optimizers: The only ones to watch, in the order of their indices; None for every one that owns parameters.
+        probes: What else is looked at, and how often; None for nothing.
     """
 
-    def __init__(self, model: nn.Module, optimizers: Sequence[Optimizer] | None) -> None:
+    def __init__(self, model: nn.Module, optimizers: Sequence[Optimizer] | None, probes: Probes | None) -> None:
         self._identities: list[Identity] = []
+        self._probes = probes
         self.bind(model, optimizers)
 
     def bind(self, model: nn.Module, optimizers: Sequence[Optimizer] | None) -> None:
         """Begin with (another) model and its optimizers; indices and counters go on."""
         self.layouts = Layouts(model)
+        self.probing = Probing(model, self.layouts, self._probes)
         self._only = None if optimizers is None else weakref.WeakSet(optimizers)
         self._tracks: weakref.WeakKeyDictionary[Any, Track] = weakref.WeakKeyDictionary()
         self._inside = _InsideBackward()
@@ -50,6 +54,7 @@ class Tracks:
 
     def concerns(self, optimizer: Optimizer) -> bool:
         """Whether this optimizer is watched."""
+        self.layouts.claim(optimizer)
         return self.layouts.owns_any(optimizer) if self._only is None else optimizer in self._only
 
     def live(self) -> list[Track]:
@@ -107,6 +112,7 @@ class Tracks:
 
     def release(self) -> None:
         """Let go of all parameters and gradients; counters and names stay."""
+        self.probing.stop()
         self._tracks.clear()
         self._partial = PartialSteps()
         self._unclaimed = None

@@ -114,6 +114,16 @@ class Weights:
         return self._matrices.of(record).divisor(record)
 
 
+def looks_untrained(layers: tuple[Layer, ...], weight_norm: Float64Array) -> bool:
+    """Whether these parameters have the size that a common initialisation gives: vectors all zeros or all ones."""
+    if len(layers) == 0:
+        return False
+    if any(len(layer.shape) > 1 for layer in layers):
+        return _Matrices(layers).are_fresh(weight_norm)
+    ones = np.sqrt([layer.numel for layer in layers])
+    return bool(np.all((weight_norm == 0) | (np.abs(weight_norm - ones) < 1e-6 * ones)))
+
+
 class _Matrices:
     """Which parameters are weight matrices, and how large they would be as commonly initialised.
 

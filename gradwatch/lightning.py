@@ -16,14 +16,17 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from gradwatch import _options
+from gradwatch._judges import Judges
 from gradwatch._listeners import Subscription
 from gradwatch._monitor import Monitor
+from gradwatch._probing import Probes
 from gradwatch._readout import Readout
 from gradwatch._taps import listen, scale_of
 from gradwatch.clipping import Clip
 from gradwatch.detectors import Detector
 from gradwatch.errors import ArgumentTypeError, warn
 from gradwatch.records import Incident, StepRecord
+from gradwatch.suppression import Suppression
 from gradwatch.writers import Writer
 from gradwatch.writers.console import ConsoleWriter
 
@@ -64,8 +67,10 @@ class GradWatch(Readout, _Callback):
         clip: A clipping rule, applied before each step (leave the Trainer's ``gradient_clip_val`` out).
         detectors: What judges the records, by default ``gradwatch.detectors.default_detectors()``.
         writers: Where records and incidents go, besides the logs; by default the terminal. ``[]`` for nowhere.
+        suppress: Incidents that are expected: ``gradwatch.Suppression(...)``. The summary says what they kept quiet.
         every: Gradient maxima, weight norms and update ratios are measured on every n-th step; norms on every one.
         history: Number of records kept in ``.history``.
+        probes: What is looked at in the forward pass, and how often: ``gradwatch.Probes(...)``, or False for nothing.
 
     Raises:
         ArgumentTypeError: An argument has a wrong type (also a ``TypeError``).
@@ -79,8 +84,10 @@ class GradWatch(Readout, _Callback):
         clip: Clip | None = None,
         detectors: Iterable[Detector] | None = None,
         writers: Iterable[Writer] | None = None,
+        suppress: Iterable[Suppression] = (),
         every: int = _options.EVERY,
         history: int = _options.HISTORY,
+        probes: Probes | bool = True,
     ) -> None:
         if logdir is not None and not isinstance(logdir, (str, os.PathLike)):
             raise ArgumentTypeError("logdir", logdir, "a path or None")
@@ -88,8 +95,10 @@ class GradWatch(Readout, _Callback):
         self._clip = _options.check_clip(clip)
         self._detectors = _options.check_detectors(detectors)
         self._writers = None if writers is None else _options.check_writers(writers)
+        self._suppress = _options.check_suppressions(suppress, self._detectors)
         self._every = _options.check_count("every", every)
         self._history = _options.check_count("history", history)
+        self._probes = _options.check_probes(probes)
         self._monitor: Monitor | None = None
         self._subscription: Subscription | None = None
         self._saved: dict[str, Any] | None = None
@@ -104,8 +113,10 @@ class GradWatch(Readout, _Callback):
             clip=_described(self._clip),
             detectors=[_described(detector) for detector in self._detectors],
             writers=None if self._writers is None else [_described(writer) for writer in self._writers],
+            suppress=[_described(suppression) for suppression in self._suppress],
             every=self._every,
             history=self._history,
+            probes=_described(self._probes),
         )
 
     def loss(self, loss: Tensor | float) -> None:
@@ -133,10 +144,11 @@ class GradWatch(Readout, _Callback):
                 pl_module,
                 None,
                 clip=self._clip,
-                detectors=self._detectors,
+                judges=Judges(self._detectors, self._suppress),
                 writers=writers,
                 every=self._every,
                 history=self._history,
+                probes=self._probes,
             )
         else:
             self._monitor.bind(pl_module, None, writers)

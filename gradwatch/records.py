@@ -33,6 +33,47 @@ KIND_CODES: Mapping[str, str] = {
 }
 """The stable identity of every kind of incident; a number is never used again for something else."""
 
+CAUSE_CODES: Mapping[str, str] = {
+    "saturating_activations": "GW201",
+    "small_weights": "GW202",
+    "large_weights": "GW203",
+    "zero_weights": "GW204",
+    "no_normalisation": "GW205",
+    "no_shortcuts": "GW206",
+    "long_recurrence": "GW207",
+    "lr_too_high": "GW211",
+    "lr_too_low": "GW212",
+    "lr_jumped": "GW213",
+    "growing_weights": "GW214",
+    "unscaled_inputs": "GW221",
+    "one_bad_batch": "GW222",
+    "half_precision_overflow": "GW231",
+    "half_precision_underflow": "GW232",
+    "rounded_away": "GW233",
+    "loss_scale": "GW234",
+    "domain_operation": "GW241",
+    "nonfinite_weight": "GW242",
+    "nonfinite_input": "GW243",
+    "nonfinite_loss": "GW244",
+    "nonfinite_gradient": "GW245",
+    "unsuited_loss": "GW251",
+    "dead_by_bias": "GW252",
+    "dead_by_learning_rate": "GW253",
+    "dead_relu": "GW254",
+    "zero_gradient_structural": "GW261",
+    "frozen": "GW262",
+    "cut_graph": "GW271",
+    "no_optimizer": "GW272",
+    "clipping_too_small": "GW281",
+    "no_clipping": "GW282",
+    "eps_too_large": "GW283",
+    "gradients_pile_up": "GW284",
+    "schedule_at_zero": "GW285",
+    "unknown": "GW299",
+}
+"""The stable identity of every cause, ten numbers a topic: architecture and weights, learning rate, data, precision,
+non-finite values, loss and dead units, what is no fault, wiring, settings. Never used again for something else."""
+
 
 class Severity(str, enum.Enum):
     """How urgent an incident is."""
@@ -75,7 +116,8 @@ class Layer:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Layer:
         """The inverse of :meth:`to_json`."""
-        return cls(**{**data, "shape": tuple(data["shape"])})
+        texts = {key: str(data[key]) for key in data if key != "shape"}
+        return cls(**texts, shape=tuple(int(size) for size in data["shape"]))
 
 
 @dataclass(frozen=True)
@@ -166,6 +208,7 @@ class Activations:
         saturated_units: Share of its units that are at the flat ends for nearly every sample.
         out_grad: L2 norm of the loss's gradient with respect to its output; 0 is a measured zero, NaN none at all.
         joined: 1 where the output depends on trainable parameters (it requires a gradient), 0 where it does not.
+        from_data: 1 where the input does not depend on trainable parameters: it comes from the data.
     """
 
     modules: tuple[str, ...]
@@ -182,6 +225,7 @@ class Activations:
     saturated_units: Float64Array
     out_grad: Float64Array
     joined: Float64Array
+    from_data: Float64Array
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-serialisable dict; non-finite numbers become the strings nan, inf and -inf."""
@@ -203,13 +247,22 @@ ACTIVATION_COLUMNS = tuple(field.name for field in fields(Activations) if field.
 class TimeProfile:
     """The learning signal through time of one recurrent layer at one step.
 
+    With a loss on the last time step alone, ``norm`` shows how the signal fades on its way back. With one on every time
+    step it does not: each state then has a signal of its own. ``response`` shows it always, for there only the last
+    one's is followed.
+
     Attributes:
         module: The recurrent module (``"rnn"``), or the cell or module that the user's own loop calls.
         kind: Its class name.
-        norm: L2 norm of the loss's gradient with respect to the hidden state after each time step, oldest first, over
-            a few samples of the batch.
-        layer: Which of a multi-layer module's layers, and ``"reverse"`` for its backward direction (``"0"``).
+        norm: L2 norm of the loss's gradient with respect to the hidden state after each time step (of an LSTM: h), in
+            the order in which the layer runs, over a few samples of the batch; of a loop over all of them. Long
+            sequences are followed through their last steps only.
+        layer: Which of a multi-layer module's layers, and ``"reverse"`` for its backward direction (``"0"``,
+            ``"0 reverse"``).
         direct: L2 norm of the part of each that does not come through later states; empty where it is not known.
+        response: What arrives at each state (of an LSTM: h and c together) of the last direct gradient alone, as a
+            share of it: 1 at the end. Counted back from each sample's own last direct gradient, root mean square over
+            the samples; NaN before the first step of all; empty where it is not known.
     """
 
     module: str
@@ -217,16 +270,40 @@ class TimeProfile:
     norm: tuple[float, ...]
     layer: str = "0"
     direct: tuple[float, ...] = ()
+    response: tuple[float, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-serialisable dict."""
-        return {**asdict(self), "norm": number_to_json(self.norm), "direct": number_to_json(self.direct)}
+        return {**asdict(self), **{key: number_to_json(getattr(self, key)) for key in ("norm", "direct", "response")}}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> TimeProfile:
         """The inverse of :meth:`to_json`."""
-        norms = {key: tuple(float(x) for x in data[key]) for key in ("norm", "direct")}
+        norms = {key: tuple(float(x) for x in data.get(key, ())) for key in ("norm", "direct", "response")}
         return cls(**{**data, **norms})
+
+
+@dataclass(frozen=True, eq=False)
+class Ownerless:
+    """Parameters that are trainable and have a gradient, and that no optimizer moves.
+
+    Attributes:
+        layers: The parameters.
+        weight_norm: Their L2 norms, ``[num_params]``.
+    """
+
+    layers: tuple[Layer, ...]
+    weight_norm: Float64Array
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-serialisable dict."""
+        return {"layers": [layer.to_json() for layer in self.layers], "weight_norm": _floats_to_json(self.weight_norm)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Ownerless:
+        """The inverse of :meth:`to_json`."""
+        norms = np.array([float(x) for x in data["weight_norm"]], dtype=np.float64)
+        return cls(tuple(Layer.from_json(layer) for layer in data["layers"]), norms)
 
 
 @dataclass(frozen=True)
@@ -286,7 +363,7 @@ class StepRecord:
             there is reason to (a non-finite gradient or loss), None otherwise.
         activations: Sampled: what the forward probe saw; None on other steps and where it could not look.
         through_time: Sampled, of recurrent layers: the learning signal through time; empty on other steps.
-        ownerless: Sampled: trainable parameters of the model that have a gradient and that no optimizer owns which has
+        ownerless: Sampled: trainable parameters of the model that have a gradient, and that no optimizer owns which has
             stepped so far; None on other steps.
         birthplace: Where a non-finite loss or gradient of this step was born, as far as it could be seen.
         unavailable: What the probes could not see at this step, and why.
@@ -310,7 +387,7 @@ class StepRecord:
     own_clipped_norm: float | None = None
     activations: Activations | None = None
     through_time: tuple[TimeProfile, ...] = ()
-    ownerless: tuple[str, ...] | None = None
+    ownerless: Ownerless | None = None
     birthplace: Birthplace | None = None
     unavailable: tuple[Unavailable, ...] = ()
 
@@ -366,7 +443,7 @@ class StepRecord:
         if self.through_time:
             data["through_time"] = [profile.to_json() for profile in self.through_time]
         if self.ownerless is not None:
-            data["ownerless"] = list(self.ownerless)
+            data["ownerless"] = self.ownerless.to_json()
         if self.birthplace is not None:
             data["birthplace"] = self.birthplace.to_json()
         if self.unavailable:
@@ -377,18 +454,23 @@ class StepRecord:
     def from_json(cls, data: Mapping[str, Any], layers: tuple[Layer, ...]) -> StepRecord:
         """The inverse of :meth:`to_json`; ``layers`` as they were when the record was written."""
 
+        def fits(values: list[Any], key: str) -> list[Any]:
+            if len(values) != len(layers):
+                raise ValueError(f"{key} does not have one value for each of the {len(layers)} layers")
+            return values
+
         def floats(key: str) -> Float64Array | None:
-            return None if data.get(key) is None else np.array([float(x) for x in data[key]], dtype=np.float64)
+            return None if data.get(key) is None else np.array([float(x) for x in fits(data[key], key)], np.float64)
 
         def optional(key: str) -> float | None:
             return None if data.get(key) is None else float(data[key])
 
         def counts(key: str) -> Int64Array | None:
-            return None if data.get(key) is None else np.array(data[key], dtype=np.int64)
+            return None if data.get(key) is None else np.array([int(x) for x in fits(data[key], key)], np.int64)
 
         grad_norm, num_nonfinite = floats("grad_norm"), counts("num_nonfinite")
-        if grad_norm is None or len(grad_norm) != len(layers):
-            raise ValueError(f"grad_norm does not have one value for each of the {len(layers)} layers")
+        if grad_norm is None:
+            raise ValueError("it has no grad_norm")
         return cls(
             step=int(data["step"]),
             optimizer=int(data["optimizer"]),
@@ -408,7 +490,7 @@ class StepRecord:
             own_clipped_norm=optional("own_clipped_norm"),
             activations=None if "activations" not in data else Activations.from_json(data["activations"]),
             through_time=tuple(TimeProfile.from_json(profile) for profile in data.get("through_time", ())),
-            ownerless=None if "ownerless" not in data else tuple(data["ownerless"]),
+            ownerless=None if "ownerless" not in data else Ownerless.from_json(data["ownerless"]),
             birthplace=None if "birthplace" not in data else Birthplace.from_json(data["birthplace"]),
             unavailable=tuple(Unavailable(**gap) for gap in data.get("unavailable", ())),
         )
@@ -445,10 +527,20 @@ class Cause:
     evidence: str
     remedies: tuple[Remedy, ...] = ()
 
+    @property
+    def code(self) -> str:
+        """The stable identity of this cause (``"GW201"``); that of the kind where an earlier incident is the cause."""
+        return CAUSE_CODES.get(self.name) or KIND_CODES.get(self.name, "GW000")
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-serialisable dict; the code is in it for those who read on and look it up."""
+        return {**asdict(self), "code": self.code}
+
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Cause:
-        """The inverse of ``dataclasses.asdict``."""
-        return cls(**{**data, "remedies": tuple(Remedy(**r) for r in data["remedies"])})
+        """The inverse of :meth:`to_json`."""
+        known = {key: value for key, value in data.items() if key != "code"}
+        return cls(**{**known, "remedies": tuple(Remedy(**r) for r in data["remedies"])})
 
 
 @dataclass(frozen=True)
@@ -496,9 +588,10 @@ class Incident:
             "severity": self.severity.value,
             "value": number_to_json(self.value),
             "threshold": number_to_json(self.threshold),
-            "causes": [asdict(cause) for cause in self.causes],
+            "causes": [cause.to_json() for cause in self.causes],
             "evidence": {key: number_to_json(value) for key, value in self.evidence.items()},
             "unavailable": [asdict(gap) for gap in self.unavailable],
+            "code": self.code,
         }
 
     @classmethod
@@ -506,7 +599,7 @@ class Incident:
         """The inverse of :meth:`to_json`."""
         return cls(
             **{
-                **data,
+                **{key: value for key, value in data.items() if key != "code"},
                 "layers": tuple(data["layers"]),
                 "severity": Severity(data["severity"]),
                 "value": float(data["value"]),
@@ -555,6 +648,7 @@ class RunSummary:
         watch_seconds: Measured time spent inside gradwatch.
         run_seconds: Wall-clock time from the first step's start to the last step's end.
         num_tensors: Parameters watched, over all optimizers.
+        suppressed: What a suppression kept quiet, in words (``"1 incident (GW102 in encoder.*: frozen on purpose)"``).
     """
 
     model: ModelInfo
@@ -569,6 +663,7 @@ class RunSummary:
     watch_seconds: float
     run_seconds: float
     num_tensors: int = 0
+    suppressed: tuple[str, ...] = ()
 
 
 def number_to_json(value: Any) -> Any:

@@ -17,6 +17,7 @@ TEXT_LIMIT = 1000
 MAX_ROWS = 20
 
 _CONFIDENT, _LIKELY = 0.8, 0.5
+_CUSTOM = "GW000"  # nothing that could be looked up
 _PLAIN_FROM, _PLAIN_TO, _WHOLE_FROM = 1e-3, 1e5, 1e3
 _MINUTE, _HOUR = 60.0, 3600.0
 _MARKDOWN = re.compile(r"[\\`*_{}\[\]<>#|~$&!]")
@@ -123,9 +124,10 @@ def confidence(cause: Cause) -> str:
 
 
 def because(cause: Cause) -> str:
-    """``saturating activations (confident): 12 sigmoid layers; …``."""
-    evidence = plain(cause.evidence)
-    return f"{_words(cause.name)} ({confidence(cause)})" + (f": {evidence}" if evidence else "")
+    """``saturating activations (confident): 12 sigmoid layers; … · GW201``."""
+    evidence, known = plain(cause.evidence), cause.code != _CUSTOM
+    text = f"{_words(cause.name)} ({confidence(cause)})" + (f": {evidence}" if evidence else "")
+    return f"{text} · {cause.code}" if known else text
 
 
 def advice(remedy: Remedy) -> str:
@@ -154,7 +156,14 @@ def watched(summary: RunSummary) -> str:
 
 
 def found(summary: RunSummary) -> str:
-    """``nothing found``, or how many incidents and which one came first."""
+    """``nothing found``, or how many incidents and which one came first; and what was suppressed."""
+    text = _told(summary)
+    if not summary.suppressed:
+        return text
+    return f"{text}; suppressed: {plain('; '.join(summary.suppressed))}"
+
+
+def _told(summary: RunSummary) -> str:
     if not summary.incidents:
         if summary.notes:
             return f"no incident, but {count(len(summary.notes), 'warning')} about clipping"
@@ -186,6 +195,7 @@ def facts(summary: RunSummary) -> list[tuple[str, str]]:
     ]
     if summary.num_skipped:
         rows.append(("skipped", f"{summary.num_skipped:,} of {steps}: a GradScaler found an overflow"))
+    rows += [("suppressed", plain(text)) for text in summary.suppressed]
     rows += [("note", plain(note)) for note in summary.notes]
     return [*rows, ("cost", cost(summary))]
 

@@ -14,9 +14,11 @@ import gradwatch
 ROOT = Path(gradwatch.__file__).parent
 
 FLOORS: dict[int, set[str]] = {
-    0: {"errors", "records", "tensorboard_plugin", "tensorboard_plugin.metadata", "_price", "_decades"},
+    0: {"errors", "records", "tensorboard_plugin", "tensorboard_plugin.metadata", "_price", "_decades", "catalogue.page"},
     1: {
         "_listeners",
+        "_identities",
+        "catalogue.*",
         "_transfer",
         "_audit",
         "_aggregates",
@@ -26,17 +28,17 @@ FLOORS: dict[int, set[str]] = {
         "wording",
         "writers",
     },
-    2: {"_loss", "_norms", "_steps", "_depth", "_weights", "_precedence", "_outlets", "writers.*"},
+    2: {"catalogue", "suppression", "_loss", "_norms", "_steps", "_depth", "_weights", "_precedence", "_outlets", "writers.*"},
     3: {"_taps", "_statistics", "_sampling", "detectors.*"},
     4: {"_layout", "clipping", "detectors"},
-    5: {"_before_clip", "_options", "_judges"},
-    6: {"_measurement", "_ledger"},
+    5: {"_before_clip", "_options", "_judges", "thresholds", "_terminal", "_pages"},
+    6: {"_replay", "_measurement", "_ledger"},
     7: {"_partial"},
     8: {"_tracks"},
     9: {"_monitor"},
     10: {"_readout"},
     11: {"_context", "lightning"},
-    12: {"_demo"},
+    12: {"_demo", "_cli_explain", "_cli_replay"},
     13: {"_cli"},
     14: {"__main__", ""},
 }
@@ -47,6 +49,8 @@ NEVER: dict[str, set[str]] = {
     "tensorboard_plugin.metadata": {"torch", "gradwatch"},
     "detectors": {"torch", "lightning", "tensorboard"},
     **{module: {"torch"} for module in ("_baselines", "_decades", "_depth", "_memory", "_precedence", "_weights")},
+    **{module: {"torch"} for module in ("_judges", "_replay", "suppression", "thresholds")},
+    "catalogue": {"torch", "numpy"},
     "diagnosis": {"torch", "lightning", "tensorboard"},
     "_statistics": {"torch.distributed", "logging"},
     "_monitor": {"lightning", "pytorch_lightning", "tensorboard", "gradwatch.writers.console"},

@@ -12,21 +12,30 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from gradwatch._depth import DepthProfiles
+from gradwatch._scene import Forward
 from gradwatch._weights import Weights
 from gradwatch.detectors.data_outlier import DataOutlierDetector
+from gradwatch.detectors.dead_relu import DeadReluDetector
+from gradwatch.detectors.disconnected import DisconnectedDetector
 from gradwatch.detectors.exploding import ExplodingDetector
+from gradwatch.detectors.input_scale import InputScaleDetector
 from gradwatch.detectors.lr_too_high import LrTooHighDetector
 from gradwatch.detectors.nonfinite import NonfiniteDetector
+from gradwatch.detectors.saturation import SaturationDetector
 from gradwatch.detectors.stalled import StalledDetector
 from gradwatch.detectors.vanishing import VanishingDetector
 from gradwatch.records import Incident, StepRecord
 
 __all__ = [
     "DataOutlierDetector",
+    "DeadReluDetector",
     "Detector",
+    "DisconnectedDetector",
     "ExplodingDetector",
+    "InputScaleDetector",
     "LrTooHighDetector",
     "NonfiniteDetector",
+    "SaturationDetector",
     "StalledDetector",
     "VanishingDetector",
     "default_detectors",
@@ -53,12 +62,16 @@ class Detector(Protocol):
 
 def default_detectors() -> tuple[Detector, ...]:
     """One detector of every kind, root causes first; they share what they derive from a step."""
-    depth, weights = DepthProfiles(), Weights()
+    depth, weights, forward = DepthProfiles(), Weights(), Forward()
     return (
         NonfiniteDetector(),
         DataOutlierDetector(weights),
         LrTooHighDetector(weights),
         ExplodingDetector(depth, weights),
+        DisconnectedDetector(forward),
+        DeadReluDetector(forward),
+        SaturationDetector(forward, weights),
+        InputScaleDetector(forward, weights),
         VanishingDetector(depth, weights),
         StalledDetector(weights),
     )

@@ -54,7 +54,7 @@ class _Symptom:
     modules: tuple[str, ...]
     decades: float
     reference: str
-    threshold: float = FADE
+    threshold: float = field(default_factory=lambda: FADE)  # as it is now: a replay may judge by another one
     height: float = 0.0
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Protocol, runtime_checkable
 
-from gradwatch.records import Incident, RunSummary, StepRecord
+from gradwatch.records import Incident, ModelInfo, RunSummary, StepRecord
 
 
 @runtime_checkable
@@ -22,6 +22,14 @@ class Writer(Protocol):
 
     def close(self) -> None:
         """Flush and release; called once, also after an exception."""
+
+
+@runtime_checkable
+class ModelTaker(Protocol):
+    """A writer that also wants to know the model: before the first record, and again when more is known of it."""
+
+    def write_model(self, model: ModelInfo) -> None:
+        """Take what is known of the model; it holds for all records from here on."""
 
 
 @runtime_checkable

@@ -1,7 +1,7 @@
 """One JSON line a record: a run that any tool can read, also one that was killed.
 
-Line types: ``run`` (first line of every session), ``layers`` (whenever those of an optimizer changed), ``step``,
-``incident``.
+Line types: ``run`` (first line of every session), ``model`` (whenever more is known of it), ``layers`` (whenever those
+of an optimizer changed), ``step``, ``incident``.
 """
 
 from __future__ import annotations
@@ -9,14 +9,22 @@ from __future__ import annotations
 import datetime as dt
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
 from gradwatch.errors import ArgumentTypeError, LogdirError, RecordError
-from gradwatch.records import Incident, Layer, StepRecord
+from gradwatch.records import Incident, Layer, ModelInfo, StepRecord
 from gradwatch.writers._lines import dumps
 
 VERSION = 1
+
+MAX_LINE = 2**26
+"""Characters; a step of a model with a million parameter tensors is shorter, and a file of something else may have no
+line ends at all."""
+
+MAX_SKIPPED = 1_000
+"""What could not be read is named so often, then counted: a foreign file may have a million lines."""
 
 
 class JSONLWriter:
@@ -34,11 +42,19 @@ class JSONLWriter:
             raise ArgumentTypeError("path", path, "a path of a file")
         self._path = os.fspath(path)
         self._layers: dict[int, tuple[Layer, ...]] = {}
+        self._model: ModelInfo | None = None
         self._file: TextIO | None = None
         self._open().flush()
 
     def __repr__(self) -> str:
         return f"JSONLWriter({self._path!r})"
+
+    def write_model(self, model: ModelInfo) -> None:
+        """Append what is known of the model, where it is news: a replay needs it for its diagnoses."""
+        self._open()
+        if model != self._model:
+            self._model = model
+            self._put({"type": "model", **model.to_json()})
 
     def write(self, record: StepRecord) -> None:
         """Append one step, after its layers where they are new."""
@@ -72,6 +88,8 @@ class JSONLWriter:
             self._layers = {}
             started = dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds")
             self._file.write(dumps({"type": "run", "version": VERSION, "started": started}) + "\n")
+            if self._model is not None:
+                self._file.write(dumps({"type": "model", **self._model.to_json()}) + "\n")
         return self._file
 
     def _put(self, data: dict[str, Any]) -> None:
@@ -86,11 +104,15 @@ class RecordedRun:
         records: Every step, in the order of writing; a resumed run may repeat steps.
         incidents: Every incident, in the order of writing.
         skipped: In words, what could not be read.
+        models: What was known of the model at each step, ``[num_records]``; None in a file of an early gradwatch.
+        sessions: Index of each session's first record: a run that was resumed, or another one, written to one file.
     """
 
     records: tuple[StepRecord, ...]
     incidents: tuple[Incident, ...]
     skipped: tuple[str, ...]
+    models: tuple[ModelInfo | None, ...] = ()
+    sessions: tuple[int, ...] = ()
 
 
 def read_jsonl(path: str | os.PathLike[str]) -> RecordedRun:
@@ -108,12 +130,25 @@ def read_jsonl(path: str | os.PathLike[str]) -> RecordedRun:
     reader = _Reader()
     try:
         with open(path, encoding="utf-8", errors="replace", newline="\n") as file:  # noqa: PTH123
-            for index, line in enumerate(file, start=1):
-                if line.strip():
+            for index, line in enumerate(_lines(file), start=1):
+                if len(line) > MAX_LINE:
+                    reader.skip(f"line {index}: longer than {MAX_LINE:,} characters")
+                elif line.strip():
                     reader.take(index, line)
-    except OSError as error:
-        raise RecordError(f"gradwatch: {os.fspath(path)!r} cannot be read: {error.strerror or error}") from error
-    return RecordedRun(tuple(reader.records), tuple(reader.incidents), tuple(reader.skipped))
+    except (OSError, ValueError) as error:  # ValueError: a path with a null character
+        reason = getattr(error, "strerror", None) or error
+        raise RecordError(f"gradwatch: {os.fspath(path)!r} cannot be read: {reason}") from error
+    return reader.run()
+
+
+def _lines(file: TextIO) -> Iterator[str]:
+    """Every line, of one that is too long only the beginning: it must not fill the memory."""
+    while line := file.readline(MAX_LINE + 1):
+        yield line
+        while len(line) > MAX_LINE and not line.endswith("\n"):
+            line = file.readline(MAX_LINE + 1)
+            if not line:
+                return
 
 
 @dataclass
@@ -124,7 +159,27 @@ class _Reader:
     incidents: list[Incident] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     layers: dict[int, tuple[Layer, ...]] = field(default_factory=dict)
+    model: ModelInfo | None = None
+    models: list[ModelInfo | None] = field(default_factory=list)
+    sessions: list[int] = field(default_factory=list)
+    num_skipped: int = 0
     readable: bool = True
+
+    def run(self) -> RecordedRun:
+        """Everything that was read."""
+        skipped = list(self.skipped)
+        if self.num_skipped > len(skipped):
+            skipped.append(f"and {self.num_skipped - len(skipped):,} more lines")
+        starts = dict.fromkeys(start for start in self.sessions if start < len(self.records))  # one without a step
+        return RecordedRun(
+            tuple(self.records), tuple(self.incidents), tuple(skipped), tuple(self.models), tuple(starts)
+        )
+
+    def skip(self, what: str) -> None:
+        """Name what could not be read."""
+        self.num_skipped += 1
+        if len(self.skipped) < MAX_SKIPPED:
+            self.skipped.append(what)
 
     def take(self, index: int, line: str) -> None:
         try:
@@ -132,7 +187,7 @@ class _Reader:
             kind = data.pop("type")
         except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
             torn = "" if line.endswith("\n") else ", torn off: the run was killed while it was written"
-            self.skipped.append(f"line {index}: not a line of gradwatch{torn}")
+            self.skip(f"line {index}: not a line of gradwatch{torn}")
             return
         if kind == "run":
             self._start(index, data)
@@ -141,10 +196,12 @@ class _Reader:
 
     def _start(self, index: int, data: dict[str, Any]) -> None:
         self.layers.clear()
+        self.model = None
+        self.sessions.append(len(self.records))
         self.readable = data.get("version") == VERSION
         if not self.readable:
             version = data.get("version")
-            self.skipped.append(f"line {index}: a run of version {version!r}; this gradwatch reads version {VERSION}")
+            self.skip(f"line {index}: a run of version {version!r}; this gradwatch reads version {VERSION}")
 
     def _keep(self, index: int, kind: object, data: dict[str, Any]) -> None:
         try:
@@ -152,12 +209,20 @@ class _Reader:
                 self.layers[data["optimizer"]] = tuple(Layer.from_json(layer) for layer in data["layers"])
             elif kind == "step":
                 self.records.append(StepRecord.from_json(data, self.layers[data["optimizer"]]))
+                self.models.append(self.model)
+            elif kind == "model":
+                self.model = ModelInfo.from_json(data)
             elif kind == "incident":
                 self.incidents.append(Incident.from_json(data))
             else:
-                self.skipped.append(f"line {index}: unknown type {kind!r}")
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            self.skipped.append(f"line {index}: a {kind} that does not fit ({type(error).__name__}: {error})")
+                self.skip(f"line {index}: unknown type {_short(kind)}")
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            self.skip(f"line {index}: a {kind} that does not fit ({type(error).__name__}: {_short(error)})")
+
+
+def _short(value: object, limit: int = 100) -> str:
+    text = str(value) if isinstance(value, BaseException) else repr(value)
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
 def _open_to_append(path: str) -> TextIO:

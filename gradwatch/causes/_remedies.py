@@ -1,0 +1,64 @@
+"""What the rules share: remedies that help against several causes, and code for this very model."""
+
+from __future__ import annotations
+
+from gradwatch.records import Incident, ModelInfo, Remedy, StepRecord
+
+NORMALISE = Remedy(
+    action="a normalisation layer after each layer with weights",
+    reason="it brings the signal back to size, whatever came before",
+    snippet="nn.Sequential(nn.Linear(n, n), nn.LayerNorm(n), nn.ReLU())",
+)
+
+LEAKY = "they pass something on for negative inputs too, so that a unit can recover"
+
+
+def clip(incident: Incident) -> Remedy:
+    """Clipping at twice the usual norm leaves ordinary steps alone; 1 is the custom where no usual norm is known."""
+    usual = incident.evidence.get("usual_norm")
+    limit = "1.0" if usual is None else f"{2 * usual:.2g}"
+    why = (
+        "with SGD no step is then larger than the learning rate times that; Adam needs a lower rate"
+        if usual is None
+        else f"twice the usual norm of {usual:.3g}: it stops outliers only"
+    )
+    return Remedy(
+        action=f"clip the gradients at a norm of {limit}",
+        reason=why,
+        snippet=f"gradwatch.watch(model, clip=gradwatch.ClipNorm(max_norm={limit}))",
+    )
+
+
+def initialisation(model: ModelInfo) -> tuple[str, str]:
+    """The law that suits the model's activations, and its code (Glorot & Bengio, 2010; He et al., 2015)."""
+    kinds = {module.kind for module in model.modules}
+    if "Tanh" in kinds:
+        return "Xavier", 'nn.init.xavier_normal_(m.weight, gain=nn.init.calculate_gain("tanh"))'
+    if "Sigmoid" in kinds:
+        return "Xavier", "nn.init.xavier_normal_(m.weight)"
+    return "Kaiming", 'nn.init.kaiming_normal_(m.weight, nonlinearity="relu")'
+
+
+def initialise_all(record: StepRecord, model: ModelInfo) -> str:
+    """The initialisation of all linear and convolutional layers, as code; a single layer would not be enough."""
+    known = ("Linear", "Conv1d", "Conv2d", "Conv3d")
+    found = [f"nn.{kind}" for kind in known if any(layer.module_type == kind for layer in record.layers)]
+    if not found:
+        return ""
+    classes = found[0] if len(found) == 1 else f"({', '.join(found)})"
+    return f"for m in model.modules():\n    if isinstance(m, {classes}):\n        {initialisation(model)[1]}"
+
+
+def assign(name: str, value: str) -> str:
+    """An assignment to a submodule as code."""
+    return f"{access(name)} = {value}"
+
+
+def access(name: str) -> str:
+    """A submodule as code: an attribute is called by its name, a list's member by its number."""
+    return "model" + "".join(f"[{part}]" if part.isdigit() else f".{part}" for part in name.split("."))
+
+
+def count(number: int, what: str) -> str:
+    """``1 layer``, ``3 layers``."""
+    return f"{number} {what}{'' if number == 1 else 's'}"

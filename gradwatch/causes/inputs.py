@@ -1,0 +1,53 @@
+"""Causes that lie in what the model is given."""
+
+from __future__ import annotations
+
+import math
+
+from gradwatch._decades import number
+from gradwatch.causes._remedies import access
+from gradwatch.records import Cause, Incident, ModelInfo, Remedy, StepRecord
+
+LARGE_INPUT = 10.0
+"""Root mean square; standardised inputs have 1."""
+
+_VERY_LARGE = 30.0
+_UNEVEN = 100.0  # largest over median standard deviation of the features
+_HEAT = frozenset(
+    {"replaced", "diverged", "restless", "burst", "growth", "jump", "from_the_start", "large", "dead", "sick"}
+)
+
+
+def unscaled_inputs(incident: Incident, _record: StepRecord, _model: ModelInfo) -> Cause | None:
+    """Inputs far from the size that weights are initialised for (LeCun et al., 1998, Efficient BackProp)."""
+    facts = incident.evidence
+    rms = facts.get("input_rms", math.nan)
+    if not rms >= LARGE_INPUT or facts.get("rule") not in _HEAT:
+        return None
+    if incident.kind == "saturation" and not facts.get("given_data"):
+        return None
+    biggest, spread, module = (
+        facts.get("input_max", math.nan),
+        facts.get("input_spread", math.nan),
+        facts["input_module"],
+    )
+    uneven = spread >= _UNEVEN
+    features = f", and the largest feature varies {number(spread)} times as much as the usual one" if uneven else ""
+    return Cause(
+        name="unscaled_inputs",
+        confidence=0.9 if rms >= _VERY_LARGE or uneven else 0.75,
+        evidence=f"{module} is given values of {number(rms)} on average and up to {number(biggest)}, where about 1 is "
+        f"usual{features}",
+        remedies=(
+            Remedy(
+                action="standardise the inputs: subtract the mean of each feature and divide by its standard deviation",
+                reason="weights are initialised, and learning rates chosen, for inputs of about that size",
+                snippet="x = (x - x_train.mean(0)) / (x_train.std(0) + 1e-8)   # for pixels: x / 255",
+            ),
+            Remedy(
+                action=f"a normalisation layer in front of {module}",
+                reason="it does the same inside the model, and follows the data",
+                snippet=f"{access(module)} = nn.Sequential(nn.BatchNorm1d(num_features), {access(module)})",
+            ),
+        ),
+    )

@@ -1,0 +1,153 @@
+"""Causes of units that pass nothing on: dead ReLUs and saturated activations."""
+
+from __future__ import annotations
+
+import math
+
+from gradwatch._decades import number
+from gradwatch.causes._remedies import LEAKY, NORMALISE, access, assign, count, initialisation, initialise_all
+from gradwatch.records import Cause, Incident, ModelInfo, Remedy, StepRecord
+from gradwatch.wording import percent
+
+_FAR_BELOW = 1.0  # standard deviations of what a ReLU is given by which its mean is below zero
+_LARGE = 2.0  # weight scale
+_BOLD = 0.1  # update over weight
+
+
+def dead_by_bias(incident: Incident, record: StepRecord, _model: ModelInfo) -> Cause | None:
+    """What the ReLU is given is negative as a whole: a constant has been added to it (Lu et al., 2020)."""
+    facts = incident.evidence
+    mean, std = facts.get("given_mean", math.nan), facts.get("given_std", math.nan)
+    if not (mean < 0 and -mean > _FAR_BELOW * std):
+        return None
+    layer, activation = facts["layer"], facts["activation"]
+    return Cause(
+        name="dead_by_bias",
+        confidence=0.8 if -mean > 3 * _FAR_BELOW * std else 0.6,
+        evidence=f"{layer} gives {activation} values of {number(mean)} on average, varying by only {number(std)}: its "
+        "bias has pushed all of them below zero",
+        remedies=(
+            Remedy(
+                action=f"set the bias of {layer} to zero",
+                reason="then about half of its units are active again",
+                snippet=f"nn.init.zeros_({access(layer)}.bias)",
+            ),
+            _leaky(activation),
+            Remedy(
+                action="find what made the bias so negative: an initialisation, or a step before this one",
+                reason="it will happen again otherwise",
+            ),
+        ),
+    )
+
+
+def dead_by_learning_rate(incident: Incident, record: StepRecord, _model: ModelInfo) -> Cause | None:
+    """A step of a wild size has moved all units below zero at once."""
+    ratio = incident.evidence.get("largest_update", math.nan)
+    if not ratio >= _BOLD:
+        return None
+    return Cause(
+        name="dead_by_learning_rate",
+        confidence=0.85 if ratio >= 1 else 0.65,
+        evidence=f"an earlier update was {number(ratio)} times as large as the weights (about 0.001 is usual): a step "
+        "of that size moves all units of a layer below zero at once",
+        remedies=(
+            Remedy(
+                action="a far lower learning rate, or a warm-up over the first few hundred steps",
+                reason="no step then throws a whole layer out",
+                snippet='for group in optimizer.param_groups: group["lr"] /= 10',
+            ),
+            Remedy(action="initialise the model again", reason="dead units do not come back by themselves"),
+            _leaky(incident.evidence["activation"]),
+        ),
+    )
+
+
+def dead_units(incident: Incident, _record: StepRecord, _model: ModelInfo) -> Cause | None:
+    """Nothing more is known than that they are dead."""
+    return Cause(
+        name="dead_relu",
+        confidence=0.4,
+        evidence=f"{percent(incident.evidence['share'])} of the units of {incident.evidence['activation']} give exactly "
+        "zero for all samples that were looked at",
+        remedies=(_leaky(incident.evidence["activation"]), NORMALISE),
+    )
+
+
+def _leaky(activation: str) -> Remedy:
+    return Remedy(
+        action="nn.LeakyReLU or nn.GELU in place of nn.ReLU",
+        reason=LEAKY,
+        snippet=assign(activation, "nn.LeakyReLU(0.01)"),
+    )
+
+
+def saturated_by_weights(incident: Incident, record: StepRecord, model: ModelInfo) -> Cause | None:
+    """Weights far above the common size (Glorot & Bengio, 2010)."""
+    facts = incident.evidence
+    scale = facts.get("weight_scale", math.nan)
+    if incident.kind != "saturation" or facts.get("activation_kind") == "Softmax" or not scale > _LARGE:
+        return None
+    return Cause(
+        name="large_weights",
+        confidence=0.85,
+        evidence=f"the weights have {number(scale)} times the size that keeps a signal as strong as it is, so that "
+        f"{facts['activation']} is given values of about {number(facts['given_std'])}, where about 1 is usual",
+        remedies=(
+            Remedy(
+                action=f"{initialisation(model)[0]} initialisation",
+                reason="it gives each layer the size at which activations stay on their steep part",
+                snippet=initialise_all(record, model),
+            ),
+            NORMALISE,
+        ),
+    )
+
+
+def unscaled_logits(incident: Incident, _record: StepRecord, _model: ModelInfo) -> Cause | None:
+    """A softmax that is sure before anything was learnt: its inputs are too large (Vaswani et al., 2017)."""
+    facts = incident.evidence
+    if facts.get("activation_kind") != "Softmax":
+        return None
+    return Cause(
+        name="unscaled_logits",
+        confidence=0.8,
+        evidence=f"{facts['activation']} gives one choice more than 99 % in {percent(facts['share'])} of its rows, "
+        + ("before anything was learnt" if facts["rule"] == "from_the_start" else "and the loss stands still"),
+        remedies=(
+            Remedy(
+                action="divide the attention scores by the square root of the head's width",
+                reason="then they are of about size 1, and every choice gets a share of the learning signal",
+                snippet="scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])",
+            ),
+            Remedy(
+                action="a normalisation of queries and keys",
+                reason="scores then stay in range while the weights grow",
+                snippet="q, k = F.normalize(q, dim=-1), F.normalize(k, dim=-1)",
+            ),
+        ),
+    )
+
+
+def bounded_activations(incident: Incident, _record: StepRecord, _model: ModelInfo) -> Cause | None:
+    """The activation's own doing, where nothing else is known."""
+    facts = incident.evidence
+    if facts.get("activation_kind") in (None, "Softmax"):
+        return None
+    passed = facts.get("passed_on", math.nan)
+    through = f"; {percent(passed)} of the learning signal comes through it" if 0 <= passed < 1 else ""
+    kind = facts["activation_kind"]
+    return Cause(
+        name="saturating_activations",
+        confidence=0.5,
+        evidence=f"{count(facts['num_saturated'], f'{kind} activation')} with "
+        f"{percent(facts['share'])} of the values on the flat ends{through}",
+        remedies=(
+            Remedy(
+                action=f"nn.ReLU or nn.GELU in place of nn.{kind}, with Kaiming initialisation",
+                reason="they pass the signal on undiminished where a unit is active",
+                snippet=assign(facts["activation"], "nn.ReLU()"),
+            ),
+            NORMALISE,
+        ),
+    )

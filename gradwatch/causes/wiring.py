@@ -1,0 +1,64 @@
+"""Causes that lie in how the model, the loss and the optimizer are put together."""
+
+from __future__ import annotations
+
+from gradwatch.causes._remedies import access
+from gradwatch.records import Cause, Incident, ModelInfo, Remedy, StepRecord
+
+
+def cut_graph(incident: Incident, _record: StepRecord, _model: ModelInfo) -> Cause | None:
+    """The way back from the loss is cut."""
+    facts = incident.evidence
+    if facts.get("rule") not in ("cut", "no_grad"):
+        return None
+    last, following = facts["last"], facts["next"]
+    place = f"between {last} and {following}" if following else f"behind {last}"
+    if facts["rule"] == "no_grad":
+        what = f"{last} was called with gradients switched off"
+        first = Remedy(
+            action=f"call {last} outside of torch.no_grad()",
+            reason="inside of it nothing is recorded that a gradient could go back through",
+        )
+    else:
+        what = f"the output of {last} could carry a gradient, and none has come back to it"
+        first = Remedy(
+            action=f"look {place} for .detach(), .data, .item(), .numpy(), torch.tensor(...) or an output that is not used",
+            reason="each of these cuts the way back from the loss",
+        )
+    return Cause(
+        name="cut_graph",
+        confidence=0.85,
+        evidence=f"{what}, while the layers behind receive gradients",
+        remedies=(
+            first,
+            Remedy(
+                action="freeze it in so many words, if that is what you want",
+                reason="then nobody takes it for a mistake, and the optimizer need not hold it",
+                snippet=f"{access(last)}.requires_grad_(False)",
+            ),
+        ),
+    )
+
+
+def no_optimizer(incident: Incident, _record: StepRecord, _model: ModelInfo) -> Cause | None:
+    """Nobody moves it."""
+    if incident.evidence.get("rule") != "ownerless":
+        return None
+    last = incident.evidence["last"]
+    return Cause(
+        name="no_optimizer",
+        confidence=0.9,
+        evidence=f"no optimizer that has stepped so far holds {last}, and its weights look as they were initialised",
+        remedies=(
+            Remedy(
+                action="hand all parameters to the optimizer, and make it after the last layer has been put in place",
+                reason="an optimizer moves the tensors that it was given when it was made, and no others",
+                snippet=f'optimizer.add_param_group({{"params": {access(last)}.parameters()}})',
+            ),
+            Remedy(
+                action="freeze it in so many words, if it is not to be trained",
+                reason="its gradients are then not computed at all",
+                snippet=f"{access(last)}.requires_grad_(False)",
+            ),
+        ),
+    )

@@ -1,0 +1,77 @@
+"""Input scale: what the model is given is so large, or so uneven, that it cannot learn from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from gradwatch._baselines import STALLED_STEPS, Episode, Learning, counts
+from gradwatch._decades import number
+from gradwatch._scene import LARGE_INPUT, Forward
+from gradwatch._weights import Weights
+from gradwatch.detectors._base import Remembering
+from gradwatch.records import Incident, Severity, StepRecord
+
+
+@dataclass
+class _InputState:
+    """What is remembered of one optimizer.
+
+    Attributes:
+        fresh: Whether the weights looked as commonly initialised when they were first seen.
+        seen: Whether they were seen.
+        large: For how many looks in a row the inputs have been large.
+    """
+
+    episode: Episode = field(default_factory=Episode)
+    learning: Learning = field(default_factory=Learning)
+    fresh: bool = False
+    seen: bool = False
+    large: int = 0
+
+
+class InputScaleDetector(Remembering[_InputState]):
+    """Inputs far from the size that weights are initialised for, in a model that hardly learns.
+
+    Large inputs alone are no fault: a normalisation layer or a small learning rate may be made for them. Where they make
+    training blow up, that incident is told as one of this kind (:mod:`gradwatch._judges`).
+    """
+
+    kind = "input_scale"
+
+    def __init__(self, forward: Forward | None = None, weights: Weights | None = None) -> None:
+        super().__init__(_InputState)
+        self._forward = forward or Forward()
+        self._weights = weights or Weights()
+
+    def observe(self, record: StepRecord) -> list[Incident]:
+        """The incidents that begin at this step."""
+        if not counts(record):
+            return []
+        state = self._memory.of(record.optimizer)
+        state.learning.update(record.loss)
+        if not state.seen and record.weight_norm is not None:
+            state.seen, state.fresh = True, self._weights.is_fresh(record)
+        if (calls := self._forward.of(record)) is None:
+            return []
+        row, rms = calls.input_size()
+        large = row >= 0 and rms >= LARGE_INPUT
+        state.large = state.large + 1 if large else 0
+        alarm = state.large > 1 and state.fresh and state.learning.hardly(STALLED_STEPS)
+        if not state.episode.begins(symptom=large, alarm=alarm):
+            return []
+        module, biggest = calls.seen.modules[row], float(calls.seen.in_max[row])
+        return [
+            Incident(
+                kind="input_scale",
+                step=record.step,
+                layers=(module,),
+                severity=Severity.WARNING,
+                value=rms,
+                threshold=LARGE_INPUT,
+                message=f"What {module} is given is far too large: {number(rms)} on average and up to {number(biggest)}, "
+                f"where about 1 is usual, and the loss has hardly fallen in {state.learning.count} steps.",
+                optimizer=record.optimizer,
+                num_layers=len(calls.seen.modules),
+                evidence={"rule": "large", "lr": record.lr, "loss": record.loss},
+            )
+        ]

@@ -1,0 +1,224 @@
+"""Through time: in a recurrent layer the learning signal fades, or grows, from step to step on its way back.
+
+No gradient of a weight shows it, for that is the sum over all time steps, and the last ones make up for the rest. A
+fade is no fault in itself: a default LSTM on a task that needs a short memory has one, too. So it counts only where the
+loss stands still, and growth only where it does harm. A spectral radius above 1 is no rule either: up to 1.7 was
+harmless in our corpus, for saturated units and clipping hold against it. What is judged is what was measured.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from gradwatch._baselines import CLEAN_STEPS, STALLED_STEPS, WARM_STEPS, Episode, Level, Progress, counts
+from gradwatch._horizon import Horizon, horizon, in_words
+from gradwatch._memory import Memory
+from gradwatch._weights import Weights
+from gradwatch.detectors.stalled import CREEPING
+from gradwatch.records import Incident, Severity, StepRecord, TimeProfile
+
+LOST = 3.0
+"""Decades over the sequence: what a thousandth of the signal could teach is lost in the noise of the rest."""
+
+GAINED = 4.0
+"""Decades over the sequence: the first steps outweigh the last ones ten-thousandfold."""
+
+PROBES = 2
+"""Probed steps in a row: a single batch proves nothing."""
+
+_LEARNT = 0.9
+"""Share of its first loss that a run has lost when its task is done, long memory or not."""
+
+_BEGUN = 0.1
+"""The same for one whose loss looks at every step: having learnt something there says that a short memory is enough."""
+
+
+@dataclass
+class _TimeState:
+    """What is remembered of one optimizer.
+
+    Attributes:
+        fades: For how many probed steps in a row each module's signal has faded.
+        grows: The same for growing.
+        first: The first loss; NaN before.
+        spiked: Steps since the total norm last jumped.
+        rests: Whether the weights hardly moved when that was last measured: then that is why the loss stands still.
+    """
+
+    faded: Episode = field(default_factory=Episode)
+    grown: Episode = field(default_factory=Episode)
+    fades: dict[str, int] = field(default_factory=dict)
+    grows: dict[str, int] = field(default_factory=dict)
+    progress: Progress = field(default_factory=Progress)
+    total: Level = field(default_factory=Level)
+    first: float = math.nan
+    spiked: int = 1 << 30
+    rests: bool = False
+
+
+@dataclass(frozen=True)
+class _Finding:
+    """One module at one step: of its layers the one that carries the signal farthest, or makes it grow most."""
+
+    profile: TimeProfile
+    horizon: Horizon
+    at_end: bool
+
+
+class ThroughTimeDetector:
+    """The learning signal fades or grows through time in a recurrent layer: incidents ``vanishing`` and ``exploding``."""
+
+    kind = "through_time"
+
+    def __init__(self, weights: Weights | None = None) -> None:
+        self._weights = weights or Weights()
+        self._memory = Memory(_TimeState)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is remembered, as plain data."""
+        return self._memory.to_plain()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The inverse of :meth:`state_dict`."""
+        self._memory.from_plain(state)
+
+    def observe(self, record: StepRecord) -> list[Incident]:
+        """The incidents that begin at this step."""
+        if not counts(record):
+            return []
+        state = self._memory.of(record.optimizer)
+        self._follow(record, state)
+        found = _by_module(record.through_time) if record.through_time else {}
+        if found:
+            state.fades = {m: state.fades.get(m, 0) + 1 for m, f in found.items() if _fading(f).horizon.decades >= LOST}
+            state.grows = {m: state.grows.get(m, 0) + 1 for m, f in found.items() if _growing(f).horizon.decades <= -GAINED}
+        fading = [_fading(found[m]) for m, num in state.fades.items() if m in found and num >= PROBES]
+        fading = [finding for finding in fading if _matters(finding, state)]
+        growing = [_growing(found[m]) for m, num in state.grows.items() if m in found and num >= PROBES]
+        growing = growing if _harms(state) else []
+        incidents = []
+        if state.faded.begins(symptom=bool(state.fades), alarm=bool(fading)):
+            incidents.append(_vanishing(record, max(fading, key=lambda f: f.horizon.decades), state))
+        if state.grown.begins(symptom=bool(state.grows), alarm=bool(growing)):
+            incidents.append(_exploding(record, min(growing, key=lambda f: f.horizon.decades), state))
+        return incidents
+
+    def _follow(self, record: StepRecord, state: _TimeState) -> None:
+        """Take in what every step tells."""
+        state.progress.update(record.loss)
+        if math.isnan(state.first) and not math.isinf(state.progress.smooth):
+            state.first = state.progress.smooth
+        ratios = self._weights.update_ratio(record)
+        if ratios is not None:
+            moving = ratios[ratios >= 0]
+            state.rests = bool(len(moving)) and float(moving.max()) < CREEPING
+        state.spiked += 1
+        if record.total_norm > 0:
+            level = math.log10(record.total_norm)
+            if state.total.count >= WARM_STEPS and level >= state.total.limit:
+                state.spiked = 0
+            state.total.update(level)
+
+
+def _by_module(profiles: tuple[TimeProfile, ...]) -> dict[str, list[_Finding]]:
+    """What each module's layers tell. The loss speaks to the last layer; those below hear from the one above."""
+    found: dict[str, list[_Finding]] = {}
+    for profile in profiles:
+        measured = horizon(profile)
+        if measured is None:
+            continue
+        top = max((p for p in profiles if p.module == profile.module), key=lambda p: int(p.layer.split()[0]))
+        seen = measured if top is profile else horizon(top)
+        # Where only the sum of all signals is known, and it fades, the loss cannot have spoken to the early steps.
+        at_end = seen is None or seen.at_end is not False
+        found.setdefault(profile.module, []).append(_Finding(profile, measured, at_end))
+    return found
+
+
+def _fading(findings: list[_Finding]) -> _Finding:
+    """The layer with the longest memory: through it the signal may reach the first steps."""
+    return min(findings, key=lambda finding: finding.horizon.decades)
+
+
+def _growing(findings: list[_Finding]) -> _Finding:
+    return min(findings, key=lambda finding: finding.horizon.decades)
+
+
+def _matters(finding: _Finding, state: _TimeState) -> bool:
+    """Whether the run seems to need what does not arrive: the loss has stood still, and the task is not done."""
+    if state.progress.since < STALLED_STEPS or state.rests or math.isnan(state.first):
+        return False
+    learnt = (state.first - state.progress.best) / abs(state.first) if state.first else 0.0
+    return learnt < (_LEARNT if finding.at_end else _BEGUN)
+
+
+def _harms(state: _TimeState) -> bool:
+    """Whether the loss stands still, or hangs while the norm jumps."""
+    since = state.progress.since
+    return since >= STALLED_STEPS or (state.spiked < CLEAN_STEPS and since >= WARM_STEPS)
+
+
+def _vanishing(record: StepRecord, finding: _Finding, state: _TimeState) -> Incident:
+    return Incident(
+        kind="vanishing",
+        step=record.step,
+        layers=(finding.profile.module,),
+        severity=Severity.WARNING,
+        value=finding.horizon.ratio,
+        threshold=10**-LOST,
+        message=f"In {_place(finding.profile)} {in_words(finding.horizon)}; and the loss has stood still for "
+        f"{state.progress.since} steps.",
+        optimizer=record.optimizer,
+        evidence=_evidence(record, finding, state),
+    )
+
+
+def _exploding(record: StepRecord, finding: _Finding, state: _TimeState) -> Incident:
+    harm = (
+        f"the loss has stood still for {state.progress.since} steps"
+        if state.progress.since >= STALLED_STEPS
+        else f"the gradients' norm jumped {state.spiked} steps ago" if state.spiked
+        else "the gradients' norm has just jumped"
+    )
+    return Incident(
+        kind="exploding",
+        step=record.step,
+        layers=(finding.profile.module,),
+        severity=Severity.ERROR,
+        value=finding.horizon.ratio,
+        threshold=10**GAINED,
+        message=f"In {_place(finding.profile)} {in_words(finding.horizon)}; and {harm}.",
+        optimizer=record.optimizer,
+        evidence={
+            **_evidence(record, finding, state),
+            "total_norm": record.total_norm,
+            "usual_norm": 10**state.total.mean,
+            "lr": record.lr,
+        },
+    )
+
+
+def _evidence(record: StepRecord, finding: _Finding, state: _TimeState) -> dict[str, Any]:
+    measured, profile = finding.horizon, finding.profile
+    return {
+        "rule": "through_time",
+        "module": profile.module,
+        "module_kind": profile.kind,
+        "layer": profile.layer,
+        "per_step": measured.per_step,
+        "half_life": measured.half_life,
+        "decades": measured.decades,
+        "ratio": measured.ratio,
+        "num_steps": measured.num_steps,
+        "at_end": finding.at_end,
+        "since": max(0, record.step - state.progress.since),
+    }
+
+
+def _place(profile: TimeProfile) -> str:
+    """``rnn``, ``rnn (layer 1)``."""
+    name = profile.module or "the model"
+    return name if profile.layer == "0" else f"{name} (layer {profile.layer})"

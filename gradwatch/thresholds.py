@@ -1,0 +1,320 @@
+"""The numbers that the detectors decide by, by name: to be listed, and to be tried out on a recorded run.
+
+Each is a constant of the room that decides by it; here is which ones may be changed from outside, in what unit and
+what for. ``gradwatch replay run.jsonl --set exploding.BURST=4`` judges a recorded run with another one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any, TypeAlias
+
+from gradwatch import _baselines, _depth, _precedence, _weights
+from gradwatch._identities import nearest
+from gradwatch.detectors import data_outlier, exploding, lr_too_high, nonfinite, stalled, vanishing
+from gradwatch.errors import ArgumentTypeError, ArgumentValueError, is_number
+
+_Place: TypeAlias = tuple[MutableMapping[str, Any], str]
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """One number that detectors decide by.
+
+    Attributes:
+        name: ``"exploding.BURST"``: the room, and the constant in it.
+        default: Its value; a whole number where it counts something.
+        unit: What it is a number of.
+        meaning: What it decides, in plain words.
+        places: Where it has to be changed: a name that another module has imported is a name of its own.
+    """
+
+    name: str
+    default: float
+    unit: str
+    meaning: str
+    places: tuple[_Place, ...] = field(repr=False)
+
+
+@contextmanager
+def override(changes: Mapping[str, float]) -> Iterator[None]:
+    """Judge with other thresholds for a while. They are the process's: no other watch should be running meanwhile.
+
+    Args:
+        changes: Values by name, such as ``{"exploding.BURST": 4.0}``.
+
+    Raises:
+        ArgumentTypeError: A value is no number, or no whole one where something is counted.
+        ArgumentValueError: There is no threshold of that name, or the value is negative or not finite.
+    """
+    checked = {name: check(name, value) for name, value in changes.items()}
+    before = [(place, key, place[key]) for name in checked for place, key in THRESHOLDS[name].places]
+    try:
+        for name, value in checked.items():
+            for place, key in THRESHOLDS[name].places:
+                place[key] = value
+        yield
+    finally:
+        for place, key, value in before:
+            place[key] = value
+
+
+def check(name: str, value: object) -> float:
+    """A value that this threshold can have.
+
+    Raises:
+        ArgumentTypeError: It is no number, or no whole one where something is counted.
+        ArgumentValueError: There is no threshold of that name, or the value is negative or not finite.
+    """
+    if name not in THRESHOLDS:
+        guess = nearest(name, THRESHOLDS) or "`gradwatch replay --list-thresholds` lists them all"
+        raise ArgumentValueError("threshold", name, f"there is none of that name; {guess}")
+    if not is_number(value):
+        raise ArgumentTypeError(name, value, "a number")
+    if not 0 <= value < math.inf:
+        raise ArgumentValueError(name, value, "it must be finite and not negative")
+    if not isinstance(THRESHOLDS[name].default, int):
+        return float(value)
+    if value != int(value):
+        raise ArgumentValueError(name, value, f"it must be a whole number: it counts {THRESHOLDS[name].unit}")
+    return int(value)
+
+
+# ------------------------------------------------------------------------------------------------------------ the list
+
+_DECADES = "powers of ten"
+_UPDATE = "size of an update / size of the weights"
+_STEPS = "steps"
+
+
+def _number(room: ModuleType, constant: str, unit: str, meaning: str, *others: ModuleType | _Place) -> Threshold:
+    """A constant; ``others`` are modules that import it by name, and tables that were made from it."""
+    places = [(vars(place), constant) if isinstance(place, ModuleType) else place for place in (room, *others)]
+    short = room.__name__.rpartition(".")[2].lstrip("_")
+    return Threshold(f"{short}.{constant}", vars(room)[constant], unit, meaning, tuple(places))
+
+
+def _patience(room: ModuleType, rule: str, meaning: str) -> Threshold:
+    """For how long a symptom must last."""
+    table = vars(room)["_PATIENCE"]
+    short = room.__name__.rpartition(".")[2]
+    return Threshold(f"{short}.PATIENCE.{rule}", table[rule], _STEPS, meaning, ((table, rule),))
+
+
+_RESTLESS: _Place = (vars(lr_too_high)["_PATIENCE"], "restless")
+
+_ALL = (
+    _number(
+        _baselines,
+        "CLEAN_STEPS",
+        _STEPS,
+        "An incident is over after so many steps without its symptom; the next one is a new incident.",
+        _precedence,
+    ),
+    _number(
+        _baselines,
+        "WARM_STEPS",
+        _STEPS,
+        "So many steps must have been seen before anything is called unusual.",
+        data_outlier,
+        exploding,
+        lr_too_high,
+        vanishing,
+    ),
+    _number(
+        _baselines,
+        "STALLED_STEPS",
+        _STEPS,
+        "A loss that has not become better for so many steps stands still.",
+        lr_too_high,
+        _RESTLESS,
+        stalled,
+        vanishing,
+    ),
+    _number(
+        _baselines,
+        "JUMP",
+        _DECADES,
+        "A gradient norm that stays so far above the usual one has exploded.",
+    ),
+    _number(
+        _baselines,
+        "SPREADS",
+        "usual fluctuations of the norm",
+        "In a run whose norms fluctuate, they must also be so many usual fluctuations above the usual.",
+        data_outlier,
+    ),
+    _number(
+        _baselines,
+        "RECOVERING",
+        _DECADES,
+        "A gap between layers that has closed by so much is recovering, and is counted anew.",
+    ),
+    _number(
+        _depth,
+        "FADE",
+        _DECADES,
+        "A signal that shrinks or grows so much between the last and the first layer is vanishing or exploding.",
+        exploding,
+        vanishing,
+    ),
+    _number(
+        _weights,
+        "REPLACED",
+        _UPDATE,
+        "From here on a step replaces the weights in place of improving them.",
+        exploding,
+        lr_too_high,
+    ),
+    _number(
+        _weights,
+        "BOLD",
+        _UPDATE,
+        "From here on a step is bold: it may do harm.",
+        data_outlier,
+        lr_too_high,
+    ),
+    _number(
+        _weights,
+        "LARGE",
+        "size of the weights / size that keeps a signal as strong as it is",
+        "From here on the weights themselves are too large, whatever the learning rate.",
+        exploding,
+    ),
+    _number(
+        _weights,
+        "LR_CAN_HELP",
+        _UPDATE,
+        "Beyond it the gradients are out of proportion, and not the learning rate.",
+    ),
+    _number(
+        exploding,
+        "BURST",
+        _DECADES,
+        "A norm so far above anything seen has exploded, in a single step.",
+    ),
+    _number(
+        exploding,
+        "SHALLOW",
+        "layers",
+        "Up to so many weight matrices a network has no depth for a signal to grow over.",
+    ),
+    _patience(exploding, "jump", "For so many steps in a row the norm must be far above the usual one."),
+    _patience(exploding, "growth", "For so many steps in a row the signal must grow from layer to layer."),
+    _patience(exploding, "replaced", "At so many sampled steps in a row the update must be as large as the weights."),
+    _number(
+        vanishing,
+        "FADE_WEAK",
+        _DECADES,
+        "The same as depth.FADE where the loss stands still too.",
+    ),
+    _number(
+        vanishing,
+        "SILENT_STEPS",
+        _STEPS,
+        "A layer between others is silent after so many steps with a gradient of exactly zero.",
+    ),
+    _patience(vanishing, "fade", "For so many steps in a row the signal must fade from layer to layer."),
+    _patience(vanishing, "slow", "The same where it fades less, and the loss stands still."),
+    _patience(vanishing, "zero", "For so many steps in a row the first layers must have a gradient of exactly zero."),
+    _patience(vanishing, "gap", "For so many steps in a row the signal must break off at one place."),
+    _patience(vanishing, "notch", "For so many steps in a row one layer must be far weaker than all others."),
+    _number(
+        lr_too_high,
+        "HIGHER",
+        "loss / loss before the first step",
+        "A loss so far above that of the untrained model is learnt nonsense.",
+    ),
+    _number(
+        lr_too_high,
+        "LEAP",
+        "learning rate / learning rate before",
+        "A learning rate that rises by so much at once has leapt up.",
+    ),
+    _number(
+        lr_too_high,
+        "AFTERMATH",
+        _STEPS,
+        "For so long such a leap explains what goes wrong.",
+    ),
+    _number(
+        lr_too_high,
+        "BEYOND",
+        "norm or loss / largest one before the leap",
+        "From here on something has gone wrong after such a leap.",
+    ),
+    _number(
+        lr_too_high,
+        "HARMFUL",
+        _STEPS,
+        "For so many steps in a row the loss must be no better than before the weights were replaced.",
+    ),
+    _patience(lr_too_high, "diverged", "For so many steps in a row the loss must be far above that of the start."),
+    _number(
+        stalled,
+        "MOTIONLESS",
+        _UPDATE,
+        "Below it weights that may be trained already do not move.",
+    ),
+    _number(
+        stalled,
+        "CREEPING",
+        _UPDATE,
+        "Below it weights that are still as they were initialised do not move.",
+    ),
+    _number(
+        stalled,
+        "MOVED",
+        "sum of all updates / size of the weights",
+        "Weights that have come so far have learnt something, and may rest.",
+    ),
+    _number(
+        stalled,
+        "SAME",
+        "share by which the learning rate rises",
+        "A learning rate that rises by more is being warmed up: weights that rest meanwhile are no fault.",
+    ),
+    _number(
+        nonfinite,
+        "SKIPPED_STEPS",
+        _STEPS,
+        "So many steps in a row that a GradScaler skips are an incident.",
+    ),
+    _number(
+        data_outlier,
+        "FAR",
+        _DECADES,
+        "The gradient norm of a batch that is far off is so far above the usual one ...",
+    ),
+    _number(
+        data_outlier,
+        "FAR_LOSS",
+        _DECADES,
+        "... and its loss is so far above the usual one.",
+    ),
+    _number(
+        data_outlier,
+        "UNSEEN",
+        _DECADES,
+        "By so much less, they must also be above anything seen.",
+    ),
+    _number(
+        data_outlier,
+        "SAME_RATE",
+        "learning rate / learning rate of the step before",
+        "A learning rate that has risen by more may be to blame in place of the batch.",
+    ),
+    _number(
+        _precedence,
+        "FOLLOWS",
+        _STEPS,
+        "For so long after an incident others count as its consequences and are kept quiet.",
+    ),
+)
+
+THRESHOLDS: Mapping[str, Threshold] = {threshold.name: threshold for threshold in _ALL}
+"""Every threshold that may be changed, by name."""

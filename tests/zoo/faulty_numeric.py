@@ -1,0 +1,299 @@
+"""Faulty runs in which a number stops being finite: half precision, forbidden operations, bad data, bad weights."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from zoo import data, models, models_seq
+from zoo.core import Batch, Registry, Run
+from zoo.recipes import VOCAB, at_step, cross_entropy, images, on_digits, optimizer, sized, stack, tabular, writing
+
+SCENARIOS = Registry()
+N = "nonfinite"
+
+
+class Counts(nn.Module):
+    """Predicts a rate through ``relu`` (may be zero), ``softplus`` or ``exp``."""
+
+    def __init__(self, link: str) -> None:
+        super().__init__()
+        self.body = models.Stack([10, 32, 1], "tanh")
+        self.link = link
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The rate."""
+        h = self.body(x)[:, 0]
+        return {"relu": torch.relu, "softplus": functional.softplus, "exp": torch.exp}[self.link](h)
+
+
+def poisson(seed: int, link: str, lr: float = 0.02) -> Run:
+    """Poisson regression of the diabetes target in units of its deviation."""
+    model = Counts(link)
+    nn.init.constant_(model.body.linears[1].bias, 0.4)
+    x, y = data.table("diabetes")
+    y = (y * 0.8 + 1.6).clamp_min(0.0)
+
+    def loss(model: nn.Module, batch: Batch) -> Tensor:
+        rate = model(batch[0])
+        return (rate - batch[1] * rate.log()).mean()
+
+    return Run(model, optimizer(model.parameters(), "adam", lr), data.batches(x, y, 64, seed), loss)
+
+
+class SelfScaled(nn.Module):
+    """Standardises each batch by its own deviation before a stack."""
+
+    def __init__(self, eps: float) -> None:
+        super().__init__()
+        self.body = models.Stack(sized(2, 48))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
+        return self.body((x - x.mean(0)) / (x.std(0) + self.eps))
+
+
+class Spread(nn.Module):
+    """Describes an image by the mean and the deviation of its features."""
+
+    def __init__(self, eps: float) -> None:
+        super().__init__()
+        self.filters = nn.Linear(64, 96, bias=False)
+        self.head = models.Stack([48, 48, 10])
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
+        h = self.filters(x).view(len(x), 24, 4)
+        return self.head(torch.cat([h.mean(2), (h.var(2) + self.eps).sqrt()], 1))
+
+
+def blank_images(seed: int, eps: float, at: int) -> Run:
+    """From step ``at`` on one image is blank."""
+
+    def blank(batch: Batch) -> Batch:
+        x = batch[0].clone()
+        x[5] = 0.0
+        return x, batch[1]
+
+    run = on_digits(seed, Spread(eps), "adam", 3e-3)
+    run.batches = data.altered(run.batches, blank, at, data.FOREVER)
+    return run
+
+
+def angles(seed: int, margin: float, at: int) -> Run:
+    """Pairs of the same class should have a small angle; from step ``at`` on a pair is one image twice."""
+    model = models.Twins("tanh")
+
+    def twice(batch: Batch) -> Batch:
+        x, y = batch[0].clone(), batch[1].clone()
+        x[40], y[40] = x[8], y[8]
+        return x, y
+
+    def loss(model: nn.Module, batch: Batch) -> Tensor:
+        a, b = model(batch[0][:32], batch[0][32:])
+        angle = functional.cosine_similarity(a, b).clamp(margin - 1, 1 - margin).acos()
+        same = (batch[1][:32] == batch[1][32:]).float()
+        return (same * angle + (1 - same) * functional.relu(1.5 - angle)).mean()
+
+    stream = data.altered(data.batches(*data.digits(), 64, seed), twice, at, data.FOREVER)
+    return Run(model, optimizer(model.parameters(), "adam", 3e-3), stream, loss)
+
+
+class Power(nn.Module):
+    """Raises a feature to the power 1.5, of its positive part if ``safe``."""
+
+    def __init__(self, *, safe: bool) -> None:
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(30, 24), nn.Linear(24, 24), nn.Linear(24, 2)
+        nn.init.constant_(self.second.bias, 2.5)
+        self.safe = safe
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
+        h = self.second(torch.tanh(self.first(x)))
+        return self.head((h.clamp_min(1e-3) if self.safe else h).pow(1.5))
+
+
+def powers(seed: int, *, safe: bool) -> Run:
+    """Breast cancer through a power."""
+    model = Power(safe=safe)
+    return Run(model, optimizer(model.parameters(), "momentum", 0.02), data.batches(*data.table("breast_cancer"), 32, seed), cross_entropy)
+
+
+def own_softmax(seed: int, *, safe: bool) -> Run:
+    """A softmax by hand, sharpened, with or without subtracting the maximum."""
+    run = stack(seed, 2, 64, kind="momentum", lr=0.05)
+
+    def loss(model: nn.Module, batch: Batch) -> Tensor:
+        logits = 25 * model(batch[0])
+        shifted = logits - logits.detach().amax(1, keepdim=True) if safe else logits
+        p = shifted.exp() / shifted.exp().sum(1, keepdim=True)
+        return -(p[torch.arange(len(p)), batch[1]] + 1e-9).log().mean()
+
+    run.loss_fn = loss
+    return run
+
+
+class Pooled(nn.Module):
+    """Attention pooling over characters, character 0 masked out with ``fill``."""
+
+    def __init__(self, fill: float) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(VOCAB, 24)
+        self.score, self.head = nn.Linear(24, 1), nn.Linear(24, 2)
+        self.fill = fill
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
+        h = self.embed(x)
+        share = self.score(h)[..., 0].masked_fill(x == 0, self.fill).softmax(1)
+        return self.head((share[..., None] * h).sum(1))
+
+
+def masked(seed: int, fill: float, at: int) -> Run:
+    """Does a text hold more than two spaces? From step ``at`` on one text of each batch is padding only."""
+    model = Pooled(fill)
+    space = int(data.text()[0].mode().values)
+
+    def label(batch: Batch) -> Batch:
+        return batch[0], ((batch[0] == space).sum(1) > 2).long()
+
+    def pad(batch: Batch) -> Batch:
+        x = batch[0].clone()
+        x[3] = 0
+        return x, batch[1]
+
+    stream = data.altered(map(label, data.windows(32, 16, seed)), pad, at, data.FOREVER)
+    return Run(model, optimizer(model.parameters(), "adam", 1e-2), stream, cross_entropy)
+
+
+def poisoned(seed: int, value: float, at: int | None, *, target: bool = False) -> Run:
+    """One number of one batch becomes NaN or inf, in the inputs or in the targets."""
+    run = tabular(seed, "diabetes" if target else "wine", kind="rmsprop" if target else "nesterov", lr=2e-3 if target else 0.02)
+
+    def poison(batch: Batch) -> Batch:
+        x, y = batch[0].clone(), batch[1].clone()
+        if target:
+            y[4] = value
+        else:
+            x[4, 7] = value
+        return x, y
+
+    if at is not None:
+        run.batches = data.altered(run.batches, poison, at)
+    return run
+
+
+def written(seed: int, at: int | None, value: float = float("nan"), *, lstm: bool = False) -> Run:
+    """A bug writes one number into a weight at step ``at``."""
+    if lstm:
+        run = writing(seed, models_seq.Fused("lstm", 16, 32, VOCAB, vocab=VOCAB, every=True), lr=5e-3)
+    else:
+        run = images(seed, depth=4, norm=True)
+
+    def write() -> None:
+        with torch.no_grad():
+            (run.model.rnn.weight_hh_l0 if lstm else run.model.convs[2].weight).view(-1)[11] = value
+
+    return at_step(run, at, write)
+
+
+def unit_gradients(seed: int, eps: float) -> Run:
+    """Hooks divide each gradient by its norm; the head starts at zero, so the body's first norm is zero."""
+    run = stack(seed, 3, 48, kind="sgd", lr=0.02)
+    nn.init.zeros_(run.model.linears[3].weight)
+    for p in run.model.parameters():
+        p.register_hook(lambda g: g / (g.norm() + eps))
+    return run
+
+
+def no_eps(seed: int, eps: float) -> Run:
+    """Adam without eps on an embedding most of whose rows have no gradient."""
+    return writing(seed, models_seq.Fused("gru", 16, 32, VOCAB, vocab=VOCAB, every=True), "adam", 5e-3, eps=eps)
+
+
+def absent_class(seed: int, at: int, *, safe: bool) -> Run:
+    """A loss averaged per class; from step ``at`` on no batch holds class 3."""
+    run = stack(seed, 2, 64, kind="adam", lr=2e-3)
+
+    def loss(model: nn.Module, batch: Batch) -> Tensor:
+        each = functional.cross_entropy(model(batch[0]), batch[1], reduction="none")
+        parts = [each[batch[1] == c] for c in range(10)]
+        return torch.stack([part.mean() for part in parts if len(part) or not safe]).mean()
+
+    def without(batch: Batch) -> Batch:
+        y = batch[1].clone()
+        y[y == 3] = 8
+        return batch[0], y
+
+    run.loss_fn = loss
+    run.batches = data.altered(data.batches(*data.digits(), 128, seed), without, at, data.FOREVER)
+    return run
+
+
+class HalfEnergy(nn.Module):
+    """Half-precision features whose squares are summed up over the image; growing inputs leave the range."""
+
+    def __init__(self, times: float) -> None:
+        super().__init__()
+        self.filters = nn.Linear(64, 32)
+        self.norm, self.head = nn.LayerNorm(32), nn.Linear(32, 10)
+        self.times = times
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
+        h = self.filters(x * self.times)
+        energy = (h * h).clamp_min(1e-3)
+        return self.head(self.norm(energy))
+
+
+def half(seed: int, model: nn.Module, scale: float = 1.0, lr: float = 0.05, kind: str = "sgd") -> Run:
+    """Half-precision weights and inputs; the loss is multiplied by a static scale and the rate divided by it."""
+    run = on_digits(seed, model.half(), kind, lr / scale)
+    run.batches = ((x.half(), y) for x, y in run.batches)
+    run.loss_fn = lambda model, batch: scale * cross_entropy(model, batch)
+    return run
+
+
+add = SCENARIOS.pair
+BAD = "first_bad"
+OP = ("domain_operation",)
+add("log_of_zero_rate", N, "log of a rate that relu made zero", poisson, {"link": "relu"}, {"link": "softplus"}, OP, onset=BAD, check=N, steps=150)
+add("constant_pixel_over_its_std", N, "a constant pixel is divided by its deviation: 0/0",
+    lambda seed, eps: on_digits(seed, SelfScaled(eps), "momentum", 0.05), {"eps": 0.0}, {"eps": 1e-2},
+    (*OP, "nonfinite_input"), onset=0, check=N, steps=60)  # fmt: skip
+add("sqrt_of_zero_variance", N, "sqrt of a variance that is zero once a blank image arrives at step 45", blank_images,
+    {"eps": 0.0, "at": 45}, {"eps": 1e-4, "at": 45}, OP, onset=45, check=N, steps=90, faulty_layers=("filters",))  # fmt: skip
+add("acos_of_one", N, "acos at 1, whose slope is infinite, when a pair is one image twice from step 60", angles,
+    {"margin": 0.0, "at": 60}, {"margin": 1e-3, "at": 60}, OP, onset=BAD, check=N, steps=100)  # fmt: skip
+add("power_of_negative", N, "a negative number to the power 1.5", powers, {"safe": False}, {"safe": True}, OP, onset=BAD, check=N, steps=120,
+    faulty_layers=("second", "head"))  # fmt: skip
+add("softmax_by_hand", N, "exp overflows in a softmax that does not subtract the maximum", own_softmax, {"safe": False}, {"safe": True},
+    OP, onset=BAD, check=N, steps=200)  # fmt: skip
+add("mask_all_minus_inf", N, "softmax over a text that is all padding, masked with -inf, from step 50", masked,
+    {"fill": float("-inf"), "at": 50}, {"fill": -1e4, "at": 50}, OP, onset=50, check=N, steps=90)  # fmt: skip
+add("nan_in_one_feature", N, "one missing value, NaN, in batch 60", poisoned, {"value": float("nan"), "at": 60},
+    {"value": 0.0, "at": None}, ("nonfinite_input", "one_bad_batch"), onset=60, check=N, steps=100, accept=("data_outlier",))  # fmt: skip
+add("inf_in_one_target", N, "one infinite target in batch 70", poisoned, {"value": float("inf"), "at": 70, "target": True},
+    {"value": 0.0, "at": None, "target": True}, ("nonfinite_input", "one_bad_batch"), onset=70, check=N, steps=110,
+    accept=("data_outlier",))  # fmt: skip
+add("nan_written_into_conv", N, "a bug writes NaN into a convolution's weight at step 50", written, {"at": 50}, {"at": None},
+    ("nonfinite_weight",), onset=50, check=N, steps=90, faulty_layers=("convs.2",))  # fmt: skip
+add("inf_written_into_lstm", N, "a bug writes inf into an LSTM's recurrent weight at step 40", written,
+    {"at": 40, "value": float("inf"), "lstm": True}, {"at": None, "lstm": True},
+    ("nonfinite_weight",), onset=40, check=N, steps=80, faulty_layers=("rnn",))  # fmt: skip
+add("gradients_over_zero_norm", N, "hooks divide each gradient by its norm, which is zero at first", unit_gradients,
+    {"eps": 0.0}, {"eps": 1e-6}, OP, onset=0, check=N, steps=60)  # fmt: skip
+add("adam_without_eps", N, "Adam with eps 0 divides zero gradients by zero: NaN weights", no_eps, {"eps": 0.0}, {"eps": 1e-8},
+    (*OP, "nonfinite_weight"), onset=0, check=N, steps=60)  # fmt: skip
+add("mean_of_no_samples", N, "the mean over a class that is absent from step 55 on: 0/0", absent_class, {"at": 55, "safe": False},
+    {"at": 55, "safe": True}, OP, onset=55, check=N, steps=95)  # fmt: skip
+add("half_square_overflow", N, "squares of half-precision features pass 65504",
+    lambda seed, times: half(seed, HalfEnergy(times), lr=0.02), {"times": 800.0}, {"times": 2.0},
+    ("half_precision_overflow",), onset=BAD, check=N, steps=60, accept=("exploding", "input_scale"))  # fmt: skip
+add("half_static_scale_convs", N, "half-precision convolutions under a static loss scale of 2 ** 22",
+    lambda seed, scale: half(seed, models.reset(models.Images(2, 8), "he"), scale, 0.1, "momentum"), {"scale": 2.0**22}, {"scale": 64.0},
+    ("loss_scale", "half_precision_overflow"), onset=BAD, check=N, steps=50, accept=("exploding",))  # fmt: skip
