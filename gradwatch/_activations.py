@@ -15,7 +15,7 @@ from torch import Tensor
 MAX_ROWS = 64
 """Samples (and positions) of one call that are looked at."""
 
-MAX_UNITS = 128
+MAX_UNITS = 64
 """Units or channels of one call that are looked at."""
 
 FLAT = 0.025
@@ -43,22 +43,29 @@ KIND_OF_OPERATION = {
 
 @dataclass(frozen=True)
 class Side:
-    """One side of a call, input or output, as ``[num_rows, num_units]`` float32."""
+    """One side of a call, input or output, as ``[num_samples, num_units, num_positions]`` float32."""
 
     sample: Tensor
 
     @classmethod
     def of(cls, tensor: Tensor, *, channels_first: bool, whole_rows: bool = False) -> Side:
-        """A sample of it; a copy, for what comes next may change it in place."""
+        """A sample of it; a copy, for what comes next may change it in place.
+
+        Args:
+            tensor: ``[..., units]``, or ``[batch, units, ...]``.
+            channels_first: Which of the two.
+            whole_rows: Look at all units: a softmax's largest one may be any.
+        """
         values = tensor.detach()
-        if values.dim() < 2:  # noqa: PLR2004 - a vector has one unit a row
-            values = values.reshape(-1, 1)
-        elif channels_first and values.dim() > 2:  # noqa: PLR2004
-            values = values[:: max(1, len(values) // 16)].movedim(1, -1)
-        units = values.shape[-1]
-        values = values.reshape(-1, units)
-        stride = _stride(len(values))
-        values = values[::stride][:MAX_ROWS, :: 1 if whole_rows else max(1, -(-units // MAX_UNITS))]
+        if values.dim() > 2 and channels_first:  # noqa: PLR2004
+            values = values.flatten(2)
+            values = values[:: _stride(len(values), MAX_ROWS // 4), :, :: _stride(values.shape[2], MAX_ROWS // 4)]
+        else:
+            units = values.shape[-1] if values.dim() > 1 else 1
+            values = values.reshape(-1, units, 1)
+            values = values[:: _stride(len(values), MAX_ROWS)]
+        if not whole_rows and values.shape[1] > MAX_UNITS:
+            values = values[:, :: _stride(values.shape[1], MAX_UNITS)]
         return cls(values.to(torch.float32, copy=True))
 
     def mean_and_std(self) -> tuple[Tensor, Tensor]:
@@ -73,30 +80,30 @@ class Side:
 
     def spread(self) -> Tensor:
         """Largest over median standard deviation of the units."""
-        each = self.sample.std(0, correction=0)
+        each = self.sample.std((0, 2), correction=0)
         return each.max() / each.median()
 
     def zeros(self) -> tuple[Tensor, Tensor]:
         """Share of the elements that are exactly zero, and of the units that are so for every row."""
-        zero = self.sample == 0
-        return zero.mean(dtype=torch.float32), zero.all(0).mean(dtype=torch.float32)
+        share = (self.sample == 0).mean((0, 2), dtype=torch.float32)
+        return share.mean(), (share == 1).mean(dtype=torch.float32)
 
     def saturation(self, kind: str) -> tuple[Tensor, Tensor] | None:
         """Share of the elements, and of the units, at the flat ends; None for an activation that has none."""
         flat = _at_flat_ends(self.sample, kind)
         if flat is None:
             return None
-        units = flat.mean(0, dtype=torch.float32) >= _ONE_HOT
-        return flat.mean(dtype=torch.float32), units.mean(dtype=torch.float32)
+        share = flat.mean((0, 2), dtype=torch.float32)
+        return share.mean(), (share >= _ONE_HOT).mean(dtype=torch.float32)
 
 
 @functools.cache
-def _stride(num_rows: int) -> int:
+def _stride(count: int, most: int) -> int:
     """Shares no factor with the number of rows: else it may hit the first time step of every sequence, and no other."""
-    stride = max(1, num_rows // MAX_ROWS)
-    while math.gcd(stride, num_rows) > 1:
+    stride = -(-count // most)
+    while math.gcd(stride, count) > 1:
         stride += 1
-    return stride
+    return max(1, stride)
 
 
 def _at_flat_ends(output: Tensor, kind: str) -> Tensor | None:
@@ -110,5 +117,5 @@ def _at_flat_ends(output: Tensor, kind: str) -> Tensor | None:
     if kind == "Softsign":
         return (1 - output.abs()).square() < FLAT
     if kind == "Softmax":
-        return output.amax(-1, keepdim=True) > _ONE_HOT
+        return output.amax(1, keepdim=True) > _ONE_HOT
     return None

@@ -10,18 +10,20 @@ from collections.abc import Collection, Mapping, Sequence
 
 from torch import Tensor
 
+from gradwatch._backward_order import WHAT
 from gradwatch._bracket import Bracket
-from gradwatch._graph import LEAF, Graph, GraphTooLargeError, read_graph
+from gradwatch._graph import LEAF, SHAPING, Graph, GraphTooLargeError, read_graph
 from gradwatch._saved import Finding, Saved, finding_of, read_saved
 from gradwatch._suspects import CLEANING, MASKING, Risk, born_by, in_words, risk_of
 from gradwatch._transfer import on_host
 from gradwatch.records import Birthplace, ModuleInfo, Unavailable
 
-WHAT = "where the NaN or infinity was born"
 _LIMIT = 50_000
 
 
-def find_birthplace(loss: Tensor, names: Mapping[int, str], modules: Sequence[ModuleInfo] = ()) -> Birthplace | Unavailable:
+def find_birthplace(
+    loss: Tensor, names: Mapping[int, str], modules: Sequence[ModuleInfo] = ()
+) -> Birthplace | Unavailable:
     """Where the non-finite value of a told loss was born. Call it before the backward pass; it never raises.
 
     Nothing of the training is changed or kept: saved tensors are looked at where they lie, and only those that no hook
@@ -145,8 +147,9 @@ class _Search:
         return min(real or infinite, key=place.__getitem__)
 
     def _on_purpose(self, number: int, finding: Finding) -> bool:
-        """Whether an infinity is one of a mask: minus infinity, and where masks are applied."""
-        return finding is Finding.BELOW and self._graph.names[number] in MASKING and number not in self._saved.outside
+        """Whether an infinity is one of a mask: minus infinity, where masks are applied or only passed on."""
+        name, is_given = self._graph.names[number], number in self._saved.outside
+        return finding is Finding.BELOW and name in (MASKING | SHAPING) and not is_given
 
     def _places(self, region: Mapping[int, Finding]) -> dict[int, float]:
         """Where each operation stands in forward order; a leaf right before the first that takes it."""
@@ -172,7 +175,8 @@ class _Search:
             return bracket.of_leaf(birth)
         if birth in saved.outside:
             return bracket.of_input(birth, self._words(birth))
-        risks = {n: risk_of(graph.names[n], graph.nodes[n]) for n in unseen | {birth}}
+        masked = any(graph.names[n] in MASKING for n in unseen)
+        risks = {n: risk_of(graph.names[n], graph.nodes[n], masked=masked) for n in unseen | {birth}}
         if born_by(graph.names[birth], graph.nodes[birth]):
             risks[birth] = Risk.HIGH
         top = max(risks.values())

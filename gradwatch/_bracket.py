@@ -36,14 +36,14 @@ class Bracket:
         before, after = self._around(set(users) or {leaf})
         if (owners := self._graph.weights.get(leaf)) is None:  # no parameter of the model: given from outside
             modules = self._graph.modules_of(users) or self._between(before, after, "")
-            return Birthplace("forward", "input", "", modules[:_MOST], before, after)
-        return Birthplace("forward", "weight", "", owners, before, tuple(name for name in after if name not in owners))
+            return _birthplace("input", "", modules, before, after)
+        return _birthplace("weight", "", owners, before, after)
 
     def of_input(self, number: int, operation: str) -> Birthplace:
         """An operation was given something non-finite that no graph leads to."""
         before, after = self._around({number})
         modules = self._graph.layers.get(number) or self._between(before, after, self._graph.names[number])
-        return Birthplace("forward", "input", operation, modules[:_MOST], before, after)
+        return _birthplace("input", operation, modules, before, after)
 
     def of_operation(self, culprit: int, likely: set[int], seen: int, operation: str) -> Birthplace:
         """Finite values became non-finite.
@@ -61,7 +61,9 @@ class Bracket:
         modules = tuple(dict.fromkeys((*between, *own)))
         if not modules and before and after:
             modules = _common_parent((*before[:1], *after[:1]))
-        return Birthplace("forward", "operation", operation, modules[:_MOST], before, after)
+        if after and set(after) <= set(modules):  # a module whose own weights come behind what it does first
+            _, after = self._around({n for n, names in self._graph.layers.items() if set(names) <= set(after)})
+        return _birthplace("operation", operation, modules, before, after)
 
     def _around(self, places: set[int], seen: set[int] | None = None) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """The nearest layers on both sides."""
@@ -103,8 +105,16 @@ def _is_custom(kind: str) -> bool:
     return not hasattr(nn, kind)
 
 
+def _birthplace(
+    source: str, operation: str, modules: Iterable[str], before: Iterable[str], after: Iterable[str]
+) -> Birthplace:
+    suspected = _without(dict.fromkeys(modules), ())
+    return Birthplace("forward", source, operation, suspected, _without(before, suspected), _without(after, suspected))
+
+
 def _without(names: Iterable[str], others: Collection[str]) -> tuple[str, ...]:
-    return tuple(name for name in names if name not in others)[:_MOST]
+    """The names that tell something: a layer that is the whole model has none."""
+    return tuple(name for name in names if name and name not in others)[:_MOST]
 
 
 def _common_parent(names: Sequence[str]) -> tuple[str, ...]:

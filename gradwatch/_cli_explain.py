@@ -20,12 +20,12 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
 
 def _explain(arguments: argparse.Namespace) -> int:
     from gradwatch._identities import code_of, identities, nearest
-    from gradwatch._pages import contents, page
+    from gradwatch._pages import contents, page, print_plain
     from gradwatch._terminal import open_console
     from gradwatch.catalogue import PAGES
 
     if arguments.what is None:
-        open_console().print(contents())
+        print_plain(contents(), open_console())
         return 0
     code = code_of(arguments.what)
     if code is None:
@@ -36,5 +36,5 @@ def _explain(arguments: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return 2
-    open_console().print(page(PAGES[code]))
+    print_plain(page(PAGES[code]), open_console())
     return 0

@@ -110,7 +110,7 @@ class _Chain:
         sizes = np.bincount(self._owner[present], minlength=len(self._modules))
         kept = sizes > 0
         starts = np.cumsum(sizes[kept]) - sizes[kept]
-        return _Links(tuple(self._modules[kept].tolist()), self._params[present], starts, _line(len(starts)))
+        return _Links(tuple(self._modules[kept].tolist()), self._params[present], starts, line(len(starts)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,15 +137,15 @@ class _Links:
         norm *= norm
         with np.errstate(all="ignore"):
             level = np.log10(np.add.reduceat(norm, self.starts)) / 2
-        lowest, line, alive = float(level.min()), self.line, level
+        lowest, weights, alive = float(level.min()), self.line, level
         if lowest == -math.inf:
             alive = level[level > -math.inf]
-            line = _line(len(alive))
-        fade = float((line * alive).sum())  # not @: over 10,000 modules it would wake BLAS's threads
+            weights = line(len(alive))
+        fade = float((weights * alive).sum())  # not @: over 10,000 modules it would wake BLAS's threads
         return Profile(self.modules, level, lowest, float(level.max()), fade)
 
 
-def _line(count: int) -> Float64Array:
+def line(count: int) -> Float64Array:
     """Weights whose dot product with ``count`` levels is the rise of their least-squares line."""
     depth: Float64Array = np.arange(count, dtype=np.float64) - (count - 1) / 2
     return depth * (12 / (count * (count + 1))) if count else depth

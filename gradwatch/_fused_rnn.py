@@ -6,20 +6,16 @@ Kept are the inputs, the first states and the outputs of a few samples, and the 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from gradwatch._transfer import look
+from gradwatch._node_hook import put_hook
+from gradwatch._sequence_sample import SequenceSample
 from gradwatch._unroll import Recurrence
 from gradwatch.records import Unavailable
-
-MAX_SAMPLES = 8
-"""Of the batch; fewer where one is very large."""
 
 MAX_STEPS = 512
 """The last time steps that the signal is followed through."""
@@ -27,106 +23,8 @@ MAX_STEPS = 512
 _MAX_ALL_STEPS = 4_096
 """All time steps, where the states have to be run forward first."""
 
-_MAX_ELEMENTS = 1 << 22
-"""Of one call's inputs and outputs."""
-
 Rows = Tensor
 """``[3, num_steps]`` float64: norm, direct and response of ``TimeProfile``."""
-
-
-@dataclass(frozen=True, eq=False)
-class _Samples:
-    """Where the first few samples lie in what a call is given and gives.
-
-    Attributes:
-        steps: Number of time steps.
-        count: Number of samples.
-        dtype: In which everything is kept: float32 or wider.
-        time_dim: Dimension of the time steps, -1 in a packed sequence.
-        batched: Whether there is a dimension for the samples.
-        rows: In a packed sequence the row of each step and sample, ``[steps * count]``.
-        valid: Where there is one, ``[steps, count, 1]``.
-        turn: The step with which each changes places for the backward direction, ``[steps, count, 1]``.
-        ends: The last step of each sample, ``[1, count, 1]``.
-        order: Which samples of the batch they are, as the states have them, ``[count]``.
-    """
-
-    steps: int
-    count: int
-    dtype: torch.dtype
-    time_dim: int = 0
-    batched: bool = True
-    rows: Tensor | None = None
-    valid: Tensor | None = None
-    turn: Tensor | None = None
-    ends: Tensor | None = None
-    order: Tensor | None = None
-
-    @classmethod
-    def of(cls, module: nn.RNNBase, given: Tensor | PackedSequence, output: Tensor) -> _Samples:
-        """Choose them; the lengths of a packed sequence lie in host memory."""
-        dtype = torch.float64 if output.dtype == torch.float64 else torch.float32
-        width = output.shape[-1] + module.input_size
-        if isinstance(given, PackedSequence):
-            return cls._packed(given, width, dtype)
-        batched = given.dim() > 2  # noqa: PLR2004 - [time, features] has no batch
-        time_dim = 1 if batched and module.batch_first else 0
-        steps, num_samples = given.shape[time_dim], given.shape[1 - time_dim] if batched else 1
-        return cls(steps, _affordable(num_samples, steps * width), dtype, time_dim, batched)
-
-    @classmethod
-    def _packed(cls, given: PackedSequence, width: int, dtype: torch.dtype) -> _Samples:
-        sizes, device = look(given.batch_sizes), given.data.device
-        steps, count = len(sizes), _affordable(int(sizes[0]), len(sizes) * width)
-        offset, sample = (np.cumsum(sizes) - sizes)[:, None], np.arange(count)
-        valid = sample < sizes[:, None]
-        lengths = valid.sum(0)
-        turn = np.maximum(lengths - 1 - np.arange(steps)[:, None], 0)
-        rows = offset + np.minimum(sample, sizes[:, None] - 1)
-
-        def there(array: np.ndarray[Any, Any]) -> Tensor:
-            return torch.as_tensor(array).to(device, non_blocking=True)
-
-        return cls(
-            steps,
-            count,
-            dtype,
-            -1,
-            rows=there(rows.reshape(-1)),
-            valid=there(valid[..., None]),
-            turn=there(turn[..., None]),
-            ends=there((lengths - 1)[None, :, None]),
-            order=None if given.sorted_indices is None else given.sorted_indices[:count],
-        )
-
-    def sequence(self, tensor: Tensor) -> Tensor:
-        """A copy of their part, ``[steps, count, features]``."""
-        if self.rows is not None and self.valid is not None:
-            kept = tensor.detach().index_select(0, self.rows).unflatten(0, (self.steps, self.count))
-            return torch.where(self.valid, kept, torch.zeros_like(kept)).to(self.dtype)
-        kept = tensor.detach() if self.batched else tensor.detach().unsqueeze(1)
-        kept = kept.transpose(0, 1) if self.time_dim == 1 else kept
-        return kept[:, : self.count].to(self.dtype, copy=True)
-
-    def state(self, tensor: Tensor) -> Tensor:
-        """A copy of their part of a state, ``[layers * directions, count, size]``."""
-        kept = tensor.detach() if self.batched else tensor.detach().unsqueeze(1)
-        kept = kept[:, : self.count] if self.order is None else kept.index_select(1, self.order)
-        return kept.to(self.dtype, copy=True)
-
-    def turned(self, tensor: Tensor) -> Tensor:
-        """``[steps, count, features]`` in the order in which the backward direction reads it, and back again."""
-        if self.turn is None or self.valid is None:
-            return tensor.flip(0)
-        return torch.where(self.valid, tensor.gather(0, self.turn.expand(-1, -1, tensor.shape[-1])), 0)
-
-    def at_end(self, tensor: Tensor) -> Tensor:
-        """``[count, size]`` at the last step of each sample, zero elsewhere."""
-        placed = tensor.new_zeros(self.steps, *tensor.shape)
-        if self.ends is None:
-            placed[-1] = tensor
-            return placed
-        return placed.scatter(0, self.ends.expand(1, *tensor.shape), tensor.unsqueeze(0))
 
 
 class FusedCall:
@@ -137,7 +35,7 @@ class FusedCall:
         states = args[1] if len(args) > 1 else kwargs.get("hx")
         data = output[0].data if isinstance(output[0], PackedSequence) else output[0]
         self._module, self._training = module, module.training
-        self._samples = samples = _Samples.of(module, given, data)
+        self._samples = samples = SequenceSample.of(module, given, data)
         self._inputs = samples.sequence(given.data if isinstance(given, PackedSequence) else given)
         self._outputs = samples.sequence(data)
         self._first = [] if states is None else [samples.state(s) for s in _as_tuple(states)]
@@ -154,19 +52,15 @@ class FusedCall:
         root = base if view and base is not None else tensor
         if (node := root.grad_fn) is None:
             return
-        size, stride, number = tensor.shape, tensor.stride(), root.output_nr
+        size, stride = tensor.shape, tensor.stride()
         offset = tensor.storage_offset() - root.storage_offset()
 
-        def note(gradients: tuple[Tensor | None, ...]) -> None:
-            gradient = gradients[number]
-            if gradient is None or type(gradient) is not Tensor:
-                return
-            with torch.no_grad():
-                seen = gradient.detach().contiguous().as_strided(size, stride, offset) if view else gradient
-                kept, before = keep(seen), self._gradients.get(name)
-                self._gradients[name] = kept if before is None else before + kept
+        def note(gradient: Tensor) -> None:
+            seen = gradient.contiguous().as_strided(size, stride, offset) if view else gradient
+            kept, before = keep(seen), self._gradients.get(name)
+            self._gradients[name] = kept if before is None else before + kept
 
-        self._handles.append(node.register_prehook(note))  # type: ignore[attr-defined,no-untyped-call,unused-ignore]
+        self._handles.append(put_hook(node, note, root.output_nr))
 
     def close(self) -> None:
         """Take the hooks away, where the graph still lives."""
@@ -236,7 +130,7 @@ class FusedCall:
                 into_cell = None if cell is None else samples.at_end(cell[k])
                 state = torch.cat((first[k].unsqueeze(0), state))
                 came, rows = _carried(
-                    cells[k], read, state, None if first_cell is None else first_cell[k], seeds, into_cell
+                    cells[k], read, state, None if first_cell is None else first_cell[k], (seeds, into_cell)
                 )
                 yield f"{layer} reverse" if d else str(layer), rows
                 came = samples.turned(came) if d else came
@@ -267,16 +161,14 @@ def _carried(
     inputs: Tensor,
     states: Tensor,
     first_cell: Tensor | None,
-    seeds: Tensor,
-    cell_seeds: Tensor | None,
+    entering: tuple[Tensor, Tensor | None],
 ) -> tuple[Tensor, Rows]:
     """The gradient with respect to the inputs, and the numbers of the profile."""
-    seeds = seeds[-MAX_STEPS:]
-    cell_seeds = None if cell_seeds is None else cell_seeds[-MAX_STEPS:]
+    seeds, cell_seeds = (None if e is None else e[-MAX_STEPS:] for e in entering)
+    assert seeds is not None
     joint = seeds if cell_seeds is None else torch.cat((seeds, cell_seeds), -1)
-    entering = (joint != 0).any(-1)
-    later = entering.flip(0).cumsum(0).flip(0)
-    last = entering & (later == 1)
+    speaks = (joint != 0).any(-1)
+    last = speaks & (speaks.flip(0).cumsum(0).flip(0) == 1)
     # Each sample's last direct gradient alone, made a unit vector: no small loss lets it underflow.
     alone = torch.where(last.unsqueeze(-1), joint / joint.abs().amax((0, 2)).unsqueeze(-1), 0)
     alone = torch.nan_to_num(alone / torch.linalg.vector_norm(alone, dim=(0, 2)).unsqueeze(-1))
@@ -314,7 +206,3 @@ def _response(reached: Tensor, last: Tensor) -> Tensor:
 
 def _as_tuple(states: Any) -> tuple[Tensor, ...]:
     return tuple(states) if isinstance(states, (tuple, list)) else (states,)
-
-
-def _affordable(num_samples: int, size: int) -> int:
-    return min(num_samples, MAX_SAMPLES, max(1, _MAX_ELEMENTS // max(1, size)))

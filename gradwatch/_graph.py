@@ -17,11 +17,12 @@ from torch import Tensor
 Value = tuple[int, int]
 """A value: the number of the operation that made it, and which of its outputs it is."""
 
-SHAPING = frozenset(
+_SHAPING = (
     "Alias AsStrided Clone Contiguous Detach Diagonal Expand Movedim Permute Reshape ReshapeAlias Select Slice Split "
     "SplitWithSizes Squeeze Swapaxes Swapdims T ToCopy Transpose Unbind Unfold UnsafeSplit UnsafeView Unsqueeze "
-    "View ViewAsComplex ViewAsReal Unflatten Chunk Flip Roll Repeat".split()
+    "View ViewAsComplex ViewAsReal Unflatten Chunk Flip Roll"
 )
+SHAPING = frozenset(_SHAPING.split())
 """Operations that only arrange values anew."""
 
 LEAF = "AccumulateGrad"
@@ -173,7 +174,7 @@ def _forward_order(ran: list[int], edges: list[list[Value | None]]) -> list[int]
 
 
 def _number(node: Any) -> int:
-    """When it ran; a leaf never did."""
+    """When it ran."""
     return int(node._sequence_nr())  # noqa: SLF001 - there is no public way to see what autograd sorts by
 
 

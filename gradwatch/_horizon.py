@@ -30,8 +30,8 @@ class Horizon:
         per_step: By what it is multiplied at each step back, as a robust fit says.
         half_life: Steps after which half of it is left; inf where it does not fade.
         decades: By how many powers of ten it is weaker at the first step than at the last; negative where it grows.
-            Of the fit and the measured ends the one nearer to 0; inf where nothing measurable arrives.
-        ratio: What the first step receives, as a share of what the last one does, as measured.
+            Of the fit and the measured ends the one nearer to 0.
+        ratio: What the first step receives, as a share of what the last one does, as measured; 0 for nothing.
         at_end: Whether the loss looks at the last steps alone, so that all earlier ones hang on the recurrence; None
             where that is not known.
         exact: Whether the last step's signal alone was followed; otherwise the signal of the other steps is in it, and
@@ -95,7 +95,7 @@ def _at_end(direct: tuple[float, ...]) -> bool | None:
 
 def in_words(found: Horizon) -> str:
     """``the learning signal halves every 7 steps on its way back through time, so the first of 30 frames ...``."""
-    if math.isinf(found.decades):
+    if found.ratio == 0:
         return (
             f"the learning signal is lost on its way back through time: nothing measurable reaches the first of "
             f"{found.num_steps} time steps"
@@ -118,7 +118,9 @@ def in_words(found: Horizon) -> str:
 def _pace(steps: float, verb: str) -> str:
     if steps < 1:
         factor = 2 ** (1 / steps)
-        return f"is divided by {factor:.2g} at every time step" if verb == "halves" else (
-            f"is multiplied by {factor:.2g} at every time step"
+        return (
+            f"is divided by {factor:.2g} at every time step"
+            if verb == "halves"
+            else (f"is multiplied by {factor:.2g} at every time step")
         )
     return f"{verb} every {steps:.2g} time steps" if steps < 10 else f"{verb} every {steps:,.0f} time steps"  # noqa: PLR2004

@@ -125,6 +125,10 @@ class Layouts:
             self._claimants[optimizer] = len(owned)
             self._claimed.update(map(id, owned))
 
+    def module_names(self) -> dict[int, str]:
+        """From the id of each parameter to the name of the module that holds it, as the model is now."""
+        return {id(entry.parameter): entry.module_name for entry in self._refresh()}
+
     def ownerless(self) -> list[tuple[Layer, Tensor]]:
         """Trainable parameters with a gradient that no optimizer owns which has stepped so far."""
         return [

@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gradwatch._node_hook import put_hook
+
 MIN_CALLS = 4
 """In a row, each with what the one before it gave."""
 
@@ -106,7 +108,7 @@ class Loops:
                 return
             loop.hooked = True
             for (node, number), earlier in zip(loop.nodes, loop.calls[-len(loop.nodes) :], strict=True):
-                self._handles.append(node.register_prehook(partial(_note, earlier, number)))
+                self._handles.append(put_hook(node, partial(_note, earlier), number))
             loop.nodes.clear()
 
     def close(self) -> None:
@@ -155,14 +157,10 @@ def _longest_run(loop: _Loop) -> list[_Call]:
     return max(lasting, key=len, default=[])
 
 
-def _note(call: _Call, number: int, gradients: tuple[Tensor | None, ...]) -> None:
-    """A gradient has come to a call's output; called by autograd, and nothing is given back."""
-    gradient = gradients[number]
-    if gradient is None or type(gradient) is not Tensor:
-        return
-    with torch.no_grad():
-        norm = torch.linalg.vector_norm(gradient.detach(), dtype=torch.float64)
-        call.norm = norm if call.norm is None else torch.hypot(call.norm, norm)
+def _note(call: _Call, gradient: Tensor) -> None:
+    """A gradient has come to a call's output."""
+    norm = torch.linalg.vector_norm(gradient, dtype=torch.float64)
+    call.norm = norm if call.norm is None else torch.hypot(call.norm, norm)
 
 
 def _first(output: Any, module: nn.Module) -> Tensor | None:

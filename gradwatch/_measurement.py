@@ -288,6 +288,7 @@ def record_of(context: Context, arrays: Arrays) -> StepRecord:
         activations=context.sighting.activations(arrays),
         through_time=context.sighting.profiles(arrays, float(arrays.get("loss_scale", 1.0))),
         ownerless=context.sighting.without_owner(arrays),
+        birthplace=context.sighting.birthplace,
         unavailable=context.sighting.unavailable,
     )
 

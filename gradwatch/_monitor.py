@@ -16,7 +16,7 @@ from gradwatch._audit import CLIPPED_TWICE, INSIDE_BACKWARD, SCALED_GRADIENTS
 from gradwatch._judges import Judges
 from gradwatch._ledger import Ledger
 from gradwatch._listeners import tell_all
-from gradwatch._loss import LossMean
+from gradwatch._loss_reader import LossReader
 from gradwatch._outlets import Outlets
 from gradwatch._price import Price, event
 from gradwatch._probing import Probes
@@ -63,7 +63,7 @@ class Monitor:
         self._every = every
         self._tracks = Tracks(model, optimizers, probes)
         self._transfer: Transfer[step.Context] = Transfer()
-        self._loss = LossMean()
+        self._loss = LossReader(lambda: self._tracks.layouts)
         self.price = Price()
 
     def bind(self, model: nn.Module, optimizers: Sequence[Optimizer] | None, writers: Iterable[Writer]) -> None:
@@ -75,10 +75,10 @@ class Monitor:
         """Number these optimizers in this order."""
         self._tracks.expect(optimizers)
 
-    def add_loss(self, loss: Tensor | float) -> None:
-        """Take one micro-batch's loss for the step to come."""
-        with self.price.lock:
-            self._loss.add(loss)
+    @event
+    def add_loss(self, loss: Tensor | float, graph: Tensor | None = None) -> None:
+        """Take one micro-batch's loss for the step to come, and the tensor with its graph where that is another."""
+        self._loss.add(loss, graph)
 
     def concerns(self, optimizer: Optimizer) -> bool:
         """Whether this optimizer is watched."""
@@ -157,7 +157,7 @@ class Monitor:
     def after_backward(self) -> None:
         """The backward pass with the partial steps is over: they were one step."""
         if (track := self._tracks.take_partial()) is not None and track.pending is not None:
-            self._take_loss(track.pending)
+            self._loss.hand_over(track.pending)
             self._emit(track, moved=False)
 
     @event
@@ -190,13 +190,9 @@ class Monitor:
             has_scaler = scale is not None or track.loss_scale is not None
             step.clip_gradients(measurement, track.layout, self._clip, may_overflow=has_scaler)
         measurement.lr = step.learning_rate(optimizer, measurement)
-        self._take_loss(measurement)
+        self._loss.hand_over(measurement)
         step.look_at_weights(measurement, track)
         self._tracks.probing.hand_over(measurement, track)
-
-    def _take_loss(self, measurement: step.Measurement) -> None:
-        if (loss := self._loss.take()) is not None:
-            measurement.extras["loss"] = loss
 
     def _emit(self, track: step.Track, *, moved: bool, skipped: bool = False) -> None:
         tensors, context = step.finish(track, self.num_steps, every=self._every, moved=moved, skipped=skipped)

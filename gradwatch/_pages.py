@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from gradwatch.catalogue import PAGES, Page, words_in
 from gradwatch.records import CAUSE_CODES, KIND_CODES
+
+
+def print_plain(renderable: RenderableType, console: Console) -> None:
+    """Print it without the spaces that fill every line of a table."""
+    with console.capture() as capture:
+        console.print(renderable)
+    for line in capture.get().splitlines():
+        console.file.write(f"{line.rstrip()}\n")
 
 
 def page(shown: Page) -> RenderableType:

@@ -15,22 +15,29 @@ FOLLOWS = 50
 """Steps within which one thing leads to another; a consequence may lead to the next one in as many again. A single bad
 batch is over at once: what it leaves behind shows within :data:`CLEAN_STEPS`."""
 
-_BLOWN_UP = frozenset({"exploding", "vanishing", "dead_relu", "saturation", "stalled", "data_outlier", "lr_too_high"})
+_SILENT = frozenset({"vanishing", "dead_relu", "saturation", "stalled"})
+_BLOWN_UP = _SILENT | {"exploding", "data_outlier", "lr_too_high", "input_scale"}
 
 CONSEQUENCES: Mapping[str, frozenset[str]] = {
     "nonfinite": _BLOWN_UP,
     "data_outlier": _BLOWN_UP - {"data_outlier"},
     "lr_too_high": _BLOWN_UP - {"lr_too_high"},
+    "input_scale": _BLOWN_UP - {"input_scale"},
     "exploding": _BLOWN_UP - {"exploding"},
-    "vanishing": frozenset({"stalled"}),
+    "disconnected": frozenset({"vanishing", "stalled"}),
+    "dead_relu": _SILENT - {"dead_relu"},
+    "saturation": (_SILENT - {"saturation"}) | {"input_scale"},
+    "vanishing": (_SILENT - {"vanishing"}) | {"input_scale"},
+    "stalled": frozenset({"input_scale"}),
 }
 """What each kind brings about. A step of a wild size leaves weights behind with which anything may happen: a net that
 explodes, that is dead, saturated, or whose weights are too large for any step to move them. Layers without a signal do
 not move. A non-finite value follows from all that blows up too, but it is told nevertheless."""
 
-_TOLD_NEVERTHELESS = frozenset({"exploding", "lr_too_high", "data_outlier"})
+_TOLD_NEVERTHELESS = frozenset({"exploding", "lr_too_high", "data_outlier", "input_scale"})
 
-_RANK = {"data_outlier": 0, "lr_too_high": 1, "exploding": 2, "nonfinite": 3, "vanishing": 4}
+_ORDER = ("data_outlier", "input_scale", "lr_too_high", "exploding", "nonfinite", "disconnected", "dead_relu")
+_RANK = {kind: rank for rank, kind in enumerate((*_ORDER, "saturation", "vanishing", "stalled"))}
 """Which one of several incidents of one step is the root."""
 
 

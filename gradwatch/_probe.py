@@ -17,17 +17,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
+from gradwatch._activation_kinds import BOUNDED, RELUS
 from gradwatch._activations import KIND_OF_OPERATION, Side
 from gradwatch._layout import walk
 from gradwatch._through_time import ThroughTime, TimeSignal
 from gradwatch.errors import GradwatchWarning, warn
-from gradwatch.records import ACTIVATION_COLUMNS, Unavailable
+from gradwatch.records import Unavailable
 
 _MAX_CALLS = 2_000
 _MAX_CALLS_OF_ONE = 4
 """A module that a loop calls once for every time step has the same to tell each time."""
 
-_CHANNELS_FIRST = (nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm)  # noqa: SLF001 - their only common base
+_CHANNELS_FIRST = (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.GroupNorm)  # noqa: SLF001 - the only base
+_NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)  # noqa: SLF001
 _ACTIVATIONS = frozenset(KIND_OF_OPERATION.values())
 
 COMPILED = Unavailable(
@@ -38,10 +40,20 @@ NO_CALLS = Unavailable("activations and output gradients", "no module of the mod
 
 @dataclass(eq=False)
 class _Call:
-    """One call of a module: its row."""
+    """One call of a module: its row.
+
+    Attributes:
+        module: Its name.
+        kind: Its class name, or what autograd calls the activation.
+        joined: Whether the output requires a gradient.
+        from_data: Whether the input does not.
+        values: What was measured, by column, 0-dim float32.
+    """
 
     module: str
     kind: str
+    joined: bool
+    from_data: bool
     values: dict[str, Tensor] = field(default_factory=dict)
 
 
@@ -50,16 +62,16 @@ class Seen:
     """What a probed step has shown.
 
     Attributes:
-        modules: Name of the module of each call.
-        kinds: Class name of each, or what autograd calls the activation.
-        data: ``[num_calls, num_columns]`` float32 on the model's device, the columns of ``Activations``.
+        calls: Module, kind, ``joined`` and ``from_data`` of each call.
+        places: Row and column of each value.
+        values: ``[num_values]`` float32 on the model's device.
         signals: Of recurrent layers, through time.
         unavailable: What could not be followed through time.
     """
 
-    modules: tuple[str, ...]
-    kinds: tuple[str, ...]
-    data: Tensor
+    calls: tuple[tuple[str, str, bool, bool], ...]
+    places: tuple[tuple[int, str], ...]
+    values: Tensor
     signals: tuple[TimeSignal, ...]
     unavailable: tuple[Unavailable, ...]
 
@@ -86,7 +98,8 @@ class ForwardProbe:
         self._channels_first = False
         self._last_layer = ""
         self._last_output: weakref.ref[Tensor] | None = None
-        self._backward_began = False
+        self._last_moments: tuple[Tensor, Tensor]
+        self._backward_began = self._knows_carried = False
         self.time: ThroughTime | None = None
 
     @property
@@ -133,14 +146,12 @@ class ForwardProbe:
         self.disarm()
         if not calls:
             return None
-        device = next((v.device for call in calls for v in call.values.values()), torch.device("cpu"))
-        missing = torch.full((), float("nan"), device=device)
-        flat = [call.values.get(column, missing) for call in calls for column in ACTIVATION_COLUMNS]
-        if any(value.device != device for value in flat):
-            flat = [value.to(device, non_blocking=True) for value in flat]
-        data = torch.stack(flat).view(len(calls), len(ACTIVATION_COLUMNS))
-        modules, kinds = tuple(call.module for call in calls), tuple(call.kind for call in calls)
-        return Seen(modules, kinds, data, tuple(signals), gaps)
+        places = tuple((row, column) for row, call in enumerate(calls) for column in call.values)
+        values = [value for call in calls for value in call.values.values()]
+        if len({value.device for value in values}) > 1:
+            values = [value.to(values[0].device, non_blocking=True) for value in values]
+        rows = tuple((call.module, call.kind, call.joined, call.from_data) for call in calls)
+        return Seen(rows, places, torch.stack(values) if values else torch.zeros(0), tuple(signals), gaps)
 
     def _saw(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         """A module was called; never raises."""
@@ -162,20 +173,25 @@ class ForwardProbe:
             )
 
     def _look(self, name: str, module: nn.Module, args: Any, output: Any) -> None:
+        has_weights = _has_own_weights(module)
         if not torch.is_grad_enabled():
-            if module.training and _has_own_weights(module) and self._counts_call(module):
-                flag = {"joined": _flag(_first_tensor(output), on=False)}
-                self._calls.append(_Call(name, type(module).__name__, flag))
+            if module.training and has_weights and self._counts_call(module):
+                self._calls.append(_Call(name, type(module).__name__, joined=False, from_data=True))
             return
-        if next(module.children(), None) is not None and not _has_own_weights(module):
+        if not has_weights and next(module.children(), None) is not None:
             return
         given, result = _first_tensor(args), _first_tensor(output)
-        if result is None or not self._counts_call(module):
+        if result is None:
             return
-        if given is not None:
+        kind = _kind(module, result)
+        if given is not None and (has_weights or kind in _ACTIVATIONS):
             self._look_between(given)
-        with torch.no_grad():
-            self._describe(_Call(name, _kind(module, result)), module, given, result)
+        if (has_weights or kind in _ACTIVATIONS or kind in BOUNDED) and self._counts_call(module):
+            from_data = given is not None and not given.requires_grad
+            self._describe(_Call(name, kind, result.requires_grad, from_data), module, given, result)
+        if has_weights:
+            self._channels_first = isinstance(module, _CHANNELS_FIRST)
+            self._last_layer = name
 
     def _counts_call(self, module: nn.Module) -> bool:
         """Count this call; whether it is one of the first."""
@@ -184,61 +200,78 @@ class ForwardProbe:
 
     def _look_between(self, given: Tensor) -> None:
         """An activation that no module stands for: it shows in what the next module is given."""
-        operation = None if given.grad_fn is None else given.grad_fn.name()
-        kind = KIND_OF_OPERATION.get(operation or "")
-        if kind is None or not self._last_layer or (self._last_output is not None and self._last_output() is given):
+        kind = KIND_OF_OPERATION.get("" if given.grad_fn is None else given.grad_fn.name())
+        if kind is None or not self._last_layer or self._is_last(given):
             return
-        call = _Call(self._last_layer, kind)
-        with torch.no_grad():
-            side = Side.of(given, channels_first=self._channels_first, whole_rows=kind == "Softmax")
-            self._describe_output(call, side, given)
+        call = _Call(self._last_layer, kind, joined=True, from_data=False)
+        self._describe_activation(call, given)
         self._calls.append(call)
+        _follow(given, weakref.ref(self), call)
 
+    def _is_last(self, tensor: Tensor) -> bool:
+        """Whether it is the output of the activation that was seen last."""
+        return self._last_output is not None and self._last_output() is tensor
+
+    @torch.no_grad()
     def _describe(self, call: _Call, module: nn.Module, given: Tensor | None, result: Tensor) -> None:
-        has_weights = _has_own_weights(module)
-        self._last_output = weakref.ref(result)
-        if has_weights:
-            if isinstance(module, _CHANNELS_FIRST):
-                self._channels_first = True
-            elif not isinstance(module, nn.modules.batchnorm._NormBase):  # noqa: SLF001
-                self._channels_first = False
-            self._last_layer = call.module
         values = call.values
-        if given is not None:
-            values["from_data"] = _flag(given, on=not given.requires_grad)
-            if has_weights or not given.requires_grad:
-                side = Side.of(given, channels_first=isinstance(module, _CHANNELS_FIRST))
+        is_norm = isinstance(module, _NORMS)
+        if given is not None and not (is_norm and given.requires_grad):
+            if self._is_last(given) and not call.from_data:
+                values["in_mean"], values["in_std"] = self._last_moments
+            else:
+                side = Side.of(given, channels_first=isinstance(module, _CHANNELS_FIRST) or self._reads_channels(call))
                 values["in_mean"], values["in_std"] = side.mean_and_std()
-                values["in_max"] = side.largest()
-                if not given.requires_grad:
-                    values["in_spread"] = side.spread()
-        self._describe_output(
-            call, Side.of(result, channels_first=self._channels_first, whole_rows=call.kind == "Softmax"), result
-        )
+                if call.from_data:
+                    values["in_max"], values["in_spread"] = side.largest(), side.spread()
+        if call.kind in _ACTIVATIONS or call.kind in BOUNDED:
+            self._describe_activation(call, result)
         self._calls.append(call)
+        _follow(result, weakref.ref(self), call, module)
 
-    def _describe_output(self, call: _Call, side: Side, result: Tensor) -> None:
+    def _reads_channels(self, call: _Call) -> bool:
+        return self._channels_first and call.kind in _ACTIVATIONS
+
+    @torch.no_grad()
+    def _describe_activation(self, call: _Call, result: Tensor) -> None:
         values = call.values
-        values["out_mean"], values["out_std"] = side.mean_and_std()
-        if call.kind in _ACTIVATIONS or not result.requires_grad:
+        side = Side.of(result, channels_first=self._channels_first, whole_rows=call.kind == "Softmax")
+        moments = values["out_mean"], values["out_std"] = side.mean_and_std()
+        self._last_output, self._last_moments = weakref.ref(result), moments
+        if call.kind in RELUS:
             values["zero_share"], values["dead_share"] = side.zeros()
         if (saturation := side.saturation(call.kind)) is not None:
             values["saturated_share"], values["saturated_units"] = saturation
-        values["joined"] = _flag(result, on=result.requires_grad)
-        if result.requires_grad:
-            result.register_hook(partial(_note_gradient, weakref.ref(self), call))
 
 
-def _note_gradient(probe: weakref.ref[ForwardProbe], call: _Call, gradient: Tensor) -> None:
+def _follow(result: Tensor, probe: weakref.ref[ForwardProbe], call: _Call, module: nn.Module | None = None) -> None:
+    """Let autograd tell us the gradient of a call's output."""
+    if result.requires_grad:
+        owner = None if module is None or not _has_own_weights(module) else weakref.ref(module)
+        result.register_hook(partial(_note_gradient, probe, call, owner))
+
+
+def _note_gradient(
+    probe: weakref.ref[ForwardProbe], call: _Call, owner: weakref.ref[nn.Module] | None, gradient: Tensor
+) -> None:
     """The backward pass has come to a call's output; called by autograd, and nothing is given back."""
     if torch._C._functorch.maybe_current_level() is not None or type(gradient) is not Tensor:  # noqa: SLF001
         return
-    if (alive := probe()) is not None:
-        alive._backward_began = True  # noqa: SLF001 - its own hook
-        if not alive.is_armed:
-            return
-    with torch.no_grad():
-        call.values["out_grad"] = torch.linalg.vector_norm(gradient.detach(), dtype=_wide(gradient)).to(torch.float32)
+    if (alive := probe()) is None or not alive.is_armed:
+        return
+    alive._backward_began = True  # noqa: SLF001 - its own hook
+    call.values["out_grad"] = _norm(gradient)
+    module = None if owner is None or alive._knows_carried else owner()  # noqa: SLF001
+    if module is not None:
+        alive._knows_carried = True  # noqa: SLF001
+        left = [p.grad for p in module._parameters.values() if p is not None and p.grad is not None]  # noqa: SLF001
+        if left and type(left[0]) is Tensor and left[0].layout is torch.strided:
+            call.values["carried_grad"] = _norm(left[0])
+
+
+@torch.no_grad()
+def _norm(gradient: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(gradient.detach(), dtype=_wide(gradient)).to(torch.float32)
 
 
 def _wide(tensor: Tensor) -> torch.dtype:
@@ -289,8 +322,3 @@ def _kind(module: nn.Module, result: Tensor) -> str:
             return known
     name = type(module).__name__
     return "RNN(relu)" if name == "RNN" and getattr(module, "nonlinearity", "") == "relu" else name
-
-
-def _flag(like: Tensor | None, *, on: bool) -> Tensor:
-    device = "cpu" if like is None else like.device
-    return torch.full((), float(on), device=device)

@@ -43,7 +43,7 @@ class Probes:
         ArgumentValueError: ``every`` is below 1 (also a ``ValueError``).
     """
 
-    every: int = 10
+    every: int = 20
     through_time: bool = True
     forward: bool = True
 
@@ -100,10 +100,10 @@ class Probing:
         if seen is None:
             sighting.unavailable += (NO_CALLS,)
             return
-        sighting.modules, sighting.kinds = seen.modules, seen.kinds
+        sighting.calls, sighting.places = seen.calls, seen.places
         sighting.unavailable += seen.unavailable
         sighting.recurrent = tuple(signal.label for signal in seen.signals)
-        measurement.extras[ACTIVATIONS] = seen.data
+        measurement.extras[ACTIVATIONS] = seen.values
         measurement.extras.update({through_time(i): signal.data for i, signal in enumerate(seen.signals)})
 
     def _look_for_ownerless(self, measurement: Measurement) -> None:

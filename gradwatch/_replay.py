@@ -5,6 +5,8 @@ The same path as live: detectors, diagnosis, precedence, suppressions.
 
 from __future__ import annotations
 
+import functools
+import itertools
 import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -78,9 +80,7 @@ def replay(
     skipped, summaries = list(recorded.skipped), []
     for number, run in enumerate(trainings(recorded)):
         detectors = [detector for detector in default_detectors() if kinds is None or detector.kind in kinds]
-        summary, failed = _judge(
-            run, Judges(detectors, suppress), lambda incident, number=number: tell(number, incident)
-        )
+        summary, failed = _judge(run, Judges(detectors, suppress), functools.partial(tell, number))
         summaries.append(summary)
         skipped += failed
     return Replay(
@@ -104,7 +104,7 @@ def trainings(recorded: RecordedRun) -> Iterator[_Run]:
     steps = list(zip(recorded.records, recorded.models, strict=True))
     bounds = [*recorded.sessions, len(steps)] if recorded.sessions else [0, len(steps)]
     run: _Run = steps[: bounds[0]]
-    for start, end in zip(bounds, bounds[1:], strict=False):
+    for start, end in itertools.pairwise(bounds):
         session = steps[start:end]
         first = session[0][0].step
         if first == 0 and run:

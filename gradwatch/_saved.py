@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import enum
 import functools
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -68,7 +68,9 @@ def read_saved(graph: Graph) -> Saved:
             continue
         try:
             for name, tensor in saved_tensors(node):
-                _note(saved, numbers, number, name, tensor, known)
+                maker = None if tensor.grad_fn is None else numbers.get(tensor.grad_fn)
+                if (finding := finding_of(tensor, known)) is not None:
+                    _note(saved, number, (name, tensor), maker, finding)
         except HiddenError:
             saved.hidden.add(number)
         except RuntimeError as error:  # freed, or changed in place since: the backward pass would say so
@@ -95,7 +97,7 @@ def saved_tensors(node: Any) -> Iterator[tuple[str, Tensor]]:
             if isinstance(tensor, Tensor):
                 yield "", tensor
         return
-    for name in _saved_names(type(node)):
+    for name in _saved_names(cast("Hashable", type(node))):
         if _is_hooked(getattr(node, f"_raw_saved_{name}")):
             raise HiddenError
         value = getattr(node, f"_saved_{name}")
@@ -105,7 +107,7 @@ def saved_tensors(node: Any) -> Iterator[tuple[str, Tensor]]:
 
 
 @functools.lru_cache(maxsize=1024)
-def _saved_names(kind: type) -> tuple[str, ...]:
+def _saved_names(kind: Hashable) -> tuple[str, ...]:
     return tuple(name.removeprefix("_raw_saved_") for name in dir(kind) if name.startswith("_raw_saved_"))
 
 
@@ -116,15 +118,10 @@ def _is_hooked(raw: Any) -> bool:
     return raw is not None and getattr(raw, "unpack_hook", _is_hooked) is not None
 
 
-def _note(
-    saved: Saved, numbers: dict[Any, int], number: int, name: str, tensor: Tensor, known: dict[tuple[Any, ...], Any]
-) -> None:
-    finding = finding_of(tensor, known)
-    if finding is None:
-        return
+def _note(saved: Saved, number: int, named: tuple[str, Tensor], maker: int | None, finding: Finding) -> None:
+    name, tensor = named
     if tensor.dtype == torch.float16:
         saved.half.add(number)
-    maker = None if tensor.grad_fn is None else numbers.get(tensor.grad_fn)
     if maker is not None:
         value = (maker, tensor.output_nr)
         saved.values[value] = max(finding, saved.values.get(value, finding))

@@ -1,4 +1,4 @@
-"""What the probes have last seen of the model at work: kept between the sampled steps, for whoever judges in between."""
+"""What the probes have last seen of the model at work, kept between the sampled steps for whoever judges in between."""
 
 from __future__ import annotations
 
@@ -8,46 +8,69 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from gradwatch._activation_kinds import BOUNDED, RELUS
+from gradwatch._decades import root_sum_square
 from gradwatch._memory import Memory, PerLayers
+from gradwatch._weights import Weights
 from gradwatch.records import Activations, Incident, Layer, StepRecord, Unavailable
 
 LARGE_INPUT = 10.0
 """Root mean square of what comes from the data, where standardised inputs have 1 and pixels in 0..1 have 0.5."""
 
-BOUNDED = frozenset({"Sigmoid", "Tanh", "Hardtanh", "Hardsigmoid", "Softsign", "Softmax", "RNN"})
-"""Activations with flat ends."""
+
+class Plan:
+    """What the order of the calls alone tells; it seldom changes from one look to the next.
+
+    Args:
+        modules: Which module was called, ``[num_calls]``.
+        kinds: What kind of module it is, ``[num_calls]``.
+        layers: The modules that hold a weight matrix.
+
+    Attributes:
+        is_layer: Where the module holds a weight matrix, ``[num_calls]``.
+        before: Row of the nearest layer before each call; -1 where there is none, ``[num_calls]``.
+        bounded: Rows of hidden activations with flat ends: a layer follows, so that they are not the model's output.
+        relus: Rows of activations of the ReLU family that a layer precedes.
+        chain: Row of each layer's first call, embeddings left out: theirs has few rows.
+        chain_modules: Their modules.
+    """
+
+    def __init__(self, modules: tuple[str, ...], kinds: tuple[str, ...], layers: frozenset[str]) -> None:
+        self.modules = modules
+        self.kinds = kinds
+        self.is_layer = np.array([name in layers for name in modules], dtype=bool)
+        rows = np.arange(len(modules))
+        self.before = np.concatenate([[-1], np.maximum.accumulate(np.where(self.is_layer, rows, -1))[:-1]])
+        last = int(rows[self.is_layer][-1]) if self.is_layer.any() else -1
+        self.bounded = np.array([row for row in rows if kinds[row] in BOUNDED and row < last], dtype=np.int64)
+        self.relus = np.array([r for r in rows if kinds[r] in RELUS and self.before[r] >= 0], dtype=np.int64)
+        chain: dict[str, int] = {}
+        for row in rows[self.is_layer].tolist():
+            if not kinds[row].startswith("Embedding"):
+                chain.setdefault(modules[row], row)
+        self.chain = np.array(list(chain.values()), dtype=np.int64)
+        self.chain_modules = tuple(chain)
 
 
 @dataclass(frozen=True, eq=False)
 class Calls:
-    """One step's activations, with what their order tells.
-
-    Attributes:
-        seen: The calls.
-        is_layer: Where the module holds a weight matrix, ``[num_calls]``.
-    """
+    """One step's activations, with what their order tells."""
 
     seen: Activations
-    is_layer: NDArray[np.bool_]
+    plan: Plan
 
     def before(self, row: int) -> int:
         """Row of the nearest layer before this call; -1 where there is none."""
-        found = np.flatnonzero(self.is_layer[:row])
-        return int(found[-1]) if len(found) else -1
-
-    def is_hidden(self, row: int) -> bool:
-        """Whether a layer follows: the model's output is not hidden."""
-        return bool(self.is_layer[row + 1 :].any())
+        return int(self.plan.before[row])
 
     def input_size(self) -> tuple[int, float]:
-        """Row of the first call with a weight matrix that is given data, and the root mean square of that; or -1."""
-        rows = np.flatnonzero(self.is_layer & (self.seen.from_data == 1) & ~np.isnan(self.seen.in_std))
-        if len(rows) == 0:
+        """Row of the first layer that is given data, and the root mean square of that; -1 where there is none."""
+        given = self.plan.is_layer & (self.seen.from_data == 1) & ~np.isnan(self.seen.in_std)
+        row = int(np.argmax(given))
+        if not given[row]:
             return -1, math.nan
-        row = int(rows[0])
-        return row, float(np.hypot(self.seen.in_mean[row], self.seen.in_std[row]))
+        return row, math.hypot(self.seen.in_mean[row], self.seen.in_std[row])
 
 
 class Forward:
@@ -57,16 +80,23 @@ class Forward:
         self._names = PerLayers(_layers_with_matrix)
         self._record: StepRecord | None = None
         self._calls: Calls | None = None
+        self._plans: dict[int, tuple[frozenset[str], Plan]] = {}
 
     def of(self, record: StepRecord) -> Calls | None:
         """The calls of this step; None where nobody has looked."""
+        if record.activations is None:
+            return None
         if record is not self._record:
             self._record, seen = record, record.activations
-            known = self._names.of(record)
-            self._calls = (
-                None if seen is None else Calls(seen, np.array([name in known for name in seen.modules], dtype=bool))
-            )
+            self._calls = None if len(seen.modules) == 0 else Calls(seen, self._plan(record, seen))
         return self._calls
+
+    def _plan(self, record: StepRecord, seen: Activations) -> Plan:
+        layers = self._names.of(record)
+        known = self._plans.get(record.optimizer)
+        if known is None or known[0] is not layers or (known[1].modules, known[1].kinds) != (seen.modules, seen.kinds):
+            known = self._plans[record.optimizer] = layers, Plan(seen.modules, seen.kinds, layers)
+        return known[1]
 
 
 def _layers_with_matrix(layers: tuple[Layer, ...]) -> frozenset[str]:
@@ -84,6 +114,10 @@ class _Known:
         input_spread: Largest over median standard deviation of its features.
         num_bounded: Hidden activations with flat ends.
         saturated_share: Share of their elements at the flat ends.
+        carried_grad: Norm of a gradient that was still there when the backward pass began.
+        largest_update: Largest update over weight so far, median over the weight matrices.
+        first_weight: Total norm of the weights when first seen.
+        last_weight: The same, last seen.
     """
 
     input_module: str = ""
@@ -92,6 +126,10 @@ class _Known:
     input_spread: float = math.nan
     num_bounded: int = 0
     saturated_share: float = math.nan
+    carried_grad: float = 0.0
+    largest_update: float = 0.0
+    first_weight: float = math.nan
+    last_weight: float = math.nan
 
 
 class Scene:
@@ -99,6 +137,7 @@ class Scene:
 
     def __init__(self) -> None:
         self._forward = Forward()
+        self._weights = Weights()
         self._memory = Memory(_Known)
         self._gaps: tuple[Unavailable, ...] = ()
 
@@ -113,21 +152,26 @@ class Scene:
     def observe(self, record: StepRecord) -> None:
         """Take in one step."""
         self._gaps = record.unavailable or (() if record.activations is not None else self._gaps)
+        known = self._memory.of(record.optimizer)
+        known.largest_update = max(known.largest_update, self._weights.typical_update(record, 0.0))
+        if record.weight_norm is not None:
+            known.last_weight = root_sum_square(record.weight_norm)
+            known.first_weight = known.last_weight if math.isnan(known.first_weight) else known.first_weight
         if (calls := self._forward.of(record)) is None:
             return
-        known, seen = self._memory.of(record.optimizer), calls.seen
+        seen = calls.seen
+        known.carried_grad = float(np.nan_to_num(seen.carried_grad).max())
         row, rms = calls.input_size()
         if row >= 0 and math.isfinite(rms):
             known.input_module, known.input_rms = seen.modules[row], rms
             known.input_max, known.input_spread = float(seen.in_max[row]), float(seen.in_spread[row])
-        share = seen.saturated_share[[i for i in range(len(seen.kinds)) if calls.is_hidden(i)]]
-        share = share[~np.isnan(share)]
+        share = seen.saturated_share[calls.plan.bounded]
         known.num_bounded = len(share)
         known.saturated_share = float(share.mean()) if len(share) else math.nan
 
     def complete(self, incident: Incident) -> Incident:
         """The incident with what was last seen as evidence, and with what could not be seen."""
-        known = dataclasses.asdict(self._memory.of(incident.optimizer))
+        known = vars(self._memory.of(incident.optimizer))
         facts = {key: value for key, value in known.items() if value not in ("", 0) and value == value}  # noqa: PLR0124
         gaps = tuple(gap for gap in self._gaps if gap not in incident.unavailable)
         return dataclasses.replace(

@@ -8,7 +8,7 @@ import numpy as np
 
 from gradwatch._through_time import profile_of
 from gradwatch._transfer import Arrays
-from gradwatch.records import Activations, Layer, Ownerless, TimeProfile, Unavailable
+from gradwatch.records import ACTIVATION_COLUMNS, Activations, Birthplace, Layer, Ownerless, TimeProfile, Unavailable
 
 ACTIVATIONS, OWNERLESS = "activations", "ownerless"
 """The names of the tensors."""
@@ -24,29 +24,36 @@ class Sighting:
     """What can be said without waiting for a device.
 
     Attributes:
-        modules: Name of the module of each call, ``[num_calls]``.
-        kinds: Its class name or activation, ``[num_calls]``.
+        calls: Module, kind, ``joined`` and ``from_data`` of each call, ``[num_calls]``.
+        places: Row and column of each value that was measured, ``[num_values]``.
         recurrent: Module, kind and layer of each signal through time.
         ownerless: Parameters that no optimizer owns; None where nobody has looked.
+        birthplace: Where a non-finite loss was born.
         unavailable: What could not be seen.
     """
 
-    modules: tuple[str, ...] = ()
-    kinds: tuple[str, ...] = ()
+    calls: tuple[tuple[str, str, bool, bool], ...] = ()
+    places: tuple[tuple[int, str], ...] = ()
     recurrent: tuple[tuple[str, str, str], ...] = ()
     ownerless: tuple[Layer, ...] | None = None
+    birthplace: Birthplace | None = None
     unavailable: tuple[Unavailable, ...] = ()
 
     def activations(self, arrays: Arrays) -> Activations | None:
         """What the forward probe saw, on the host."""
-        data = arrays.get(ACTIVATIONS)
-        return None if data is None else Activations(self.modules, self.kinds, *data.T)
+        values = arrays.get(ACTIVATIONS)
+        if values is None:
+            return None
+        columns = {column: np.full(len(self.calls), np.nan) for column in ACTIVATION_COLUMNS}
+        for (row, column), value in zip(self.places, values.tolist(), strict=True):
+            columns[column][row] = value
+        modules, kinds, joined, from_data = zip(*self.calls, strict=True)
+        columns["joined"], columns["from_data"] = (np.array(flags, dtype=np.float64) for flags in (joined, from_data))
+        return Activations(modules, kinds, **columns)
 
     def profiles(self, arrays: Arrays, scale: float) -> tuple[TimeProfile, ...]:
         """The signal through time of each recurrent layer, without a loss scale, on the host."""
-        return tuple(
-            profile_of(label, arrays[through_time(i)], scale=scale) for i, label in enumerate(self.recurrent)
-        )
+        return tuple(profile_of(label, arrays[through_time(i)], scale=scale) for i, label in enumerate(self.recurrent))
 
     def without_owner(self, arrays: Arrays) -> Ownerless | None:
         """Parameters that no optimizer owns, on the host."""

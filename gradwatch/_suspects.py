@@ -17,10 +17,12 @@ class Risk(enum.IntEnum):
     """How easily an operation makes something non-finite of finite values."""
 
     NONE = 0
-    OVERFLOW = 1
+    SUM = 1
+    """Only where very many or very large values add up."""
+    OVERFLOW = 2
     """Only where the result is larger than the largest number."""
-    UNKNOWN = 2
-    HIGH = 3
+    UNKNOWN = 3
+    HIGH = 4
     """There are ordinary arguments for which it has no finite value."""
 
 
@@ -44,7 +46,8 @@ _HIGH = {
 _MASKED = {
     "softmax": "Softmax SafeSoftmax",
     "log-softmax": "LogSoftmax",
-    "attention": "ScaledDotProductFlashAttentionForCpu ScaledDotProductFlashAttention ScaledDotProductEfficientAttention",
+    "attention": "ScaledDotProductFlashAttentionForCpu ScaledDotProductFlashAttention "
+    "ScaledDotProductEfficientAttention ScaledDotProductCudnnAttention",
     "logsumexp": "Logsumexp Logcumsumexp Logaddexp",
 }
 _OVERFLOWING = {
@@ -54,47 +57,52 @@ _OVERFLOWING = {
     "normalisation": "NativeLayerNorm NativeBatchNorm NativeGroupNorm CudnnBatchNorm FusedRmsNorm RmsNorm InstanceNorm",
     "norm": "LinalgVectorNorm Norm LinalgMatrixNorm Cdist Dist",
     "multiplication": "Mul Addcmul Prod Cumprod",
-    "addition": "Add",
-    "subtraction": "Sub Rsub",
-    "sum": "Sum Cumsum",
-    "mean": "Mean",
     "mean squared error": "MseLoss",
     "smooth L1 loss": "SmoothL1Loss HuberLoss",
     "negative log-likelihood": "NllLoss NllLoss2D NllLossNd",
     "binary cross-entropy": "BinaryCrossEntropy BinaryCrossEntropyWithLogits",
     "divergence": "KlDiv",
 }
-_KNOWN = {
-    name: (words, risk)
-    for risk, table in ((Risk.HIGH, _HIGH), (Risk.UNKNOWN, _MASKED), (Risk.OVERFLOW, _OVERFLOWING))
-    for words, names in table.items()
-    for name in names.split()
-}
+_ADDING = {"addition": "Add", "subtraction": "Sub Rsub", "sum": "Sum Cumsum", "mean": "Mean"}
+_TABLES = ((Risk.HIGH, _HIGH), (Risk.UNKNOWN, _MASKED), (Risk.OVERFLOW, _OVERFLOWING), (Risk.SUM, _ADDING))
+_KNOWN = {name: (words, risk) for risk, table in _TABLES for words, names in table.items() for name in names.split()}
 
 MASKING = frozenset({"MaskedFill", "Where", "LogSoftmax", "Softmax", "SafeSoftmax", "Add", "Sub", "MaskedScatter"})
 """Operations through which minus infinity goes on purpose: a mask, and what comes right behind it."""
 
-CLEANING = frozenset(
+_CLEANING = (
     "Where MaskedFill MaskedScatter MaskedSelect NanToNum Clamp ClampMin ClampMax Maximum Minimum Max Min Amax Amin "
-    "Index IndexSelect Gather Topk Fmax Fmin Nansum IndexPut".split()
+    "Index IndexSelect Gather Topk Fmax Fmin Nansum IndexPut"
 )
+CLEANING = frozenset(_CLEANING.split())
 """Operations behind which a non-finite value may be gone."""
 
 
 def in_words(name: str) -> str:
     """What people call an operation (``"Div"``: ``"division"``); a name that is not known in lower case."""
+    if name.startswith("Checkpoint"):
+        return "checkpointed block"
     return _KNOWN[name][0] if name in _KNOWN else name.lower()
 
 
-def risk_of(name: str, node: Any) -> Risk:
-    """How easily this operation makes something non-finite, given that its arguments have been found in order."""
+def risk_of(name: str, node: Any, *, masked: bool) -> Risk:
+    """How easily this operation makes something non-finite, given that what can be seen of its arguments is in order.
+
+    Args:
+        name: What it does.
+        node: Its node.
+        masked: Whether a mask may have been applied right before: a softmax is at a loss where all is masked.
+    """
     if name not in _KNOWN:
         is_custom = isinstance(node, torch.autograd.function.BackwardCFunction)
         return Risk.UNKNOWN if is_custom else Risk.NONE
     risk = _KNOWN[name][1]
+    if risk is Risk.UNKNOWN and not masked and not name.startswith("Scaled"):
+        return Risk.NONE
     return Risk.OVERFLOW if risk is Risk.HIGH and _arguments(name, node) is not None else risk
 
 
+@torch.no_grad()
 def born_by(name: str, node: Any) -> Finding:
     """What the arguments that an operation has saved must lead to; FINITE where they are in order or not known."""
     arguments = _arguments(name, node)
@@ -106,7 +114,6 @@ def born_by(name: str, node: Any) -> Finding:
         return Finding.FINITE
 
 
-@torch.no_grad()
 def _arguments(name: str, node: Any) -> dict[str, Tensor] | None:
     """The saved arguments of an operation whose domain is known; None where they cannot be seen."""
     if name not in _DOMAINS:
@@ -115,9 +122,9 @@ def _arguments(name: str, node: Any) -> dict[str, Tensor] | None:
         saved = {key: tensor.detach() for key, tensor in saved_tensors(node)}
     except (HiddenError, RuntimeError):
         return None
-    is_readable = all(on_host(t) and t.is_floating_point() and t.layout is torch.strided for t in saved.values())
-    key = "other" if name == "Div" else "self"
-    return saved if is_readable and key in saved else None
+    is_readable = all(on_host(t) and not t.is_complex() and t.layout is torch.strided for t in saved.values())
+    needed = {"Div": {"other"}, "Mul": {"self", "other"}}.get(name, {"self"})
+    return saved if is_readable and needed <= saved.keys() else None
 
 
 def _any(condition: Tensor) -> bool:
@@ -125,19 +132,28 @@ def _any(condition: Tensor) -> bool:
 
 
 def _division(_node: Any, saved: dict[str, Tensor]) -> Finding:
-    zero = saved["other"] == 0
-    if not _any(zero):
-        return Finding.FINITE
-    return Finding.NAN if "self" in saved and _any(zero & (saved["self"] == 0)) else Finding.INF
+    if "self" not in saved:
+        return Finding.INF if _any(saved["other"] == 0) else Finding.FINITE
+    return _made_of(saved["self"] / saved["other"], saved["self"], saved["other"])
+
+
+def _product(_node: Any, saved: dict[str, Tensor]) -> Finding:
+    return _made_of(saved["self"] * saved["other"], saved["self"], saved["other"])
 
 
 def _power(node: Any, saved: dict[str, Tensor]) -> Finding:
-    base, exponent = saved["self"], node._saved_exponent  # noqa: SLF001 - autograd's own name for it
-    if not isinstance(exponent, (int, float)):
-        return Finding.FINITE
-    if exponent != int(exponent) and _any(base < 0):
+    exponent = node._saved_exponent  # noqa: SLF001 - autograd's own name for it
+    return _made_of(saved["self"] ** exponent, saved["self"]) if isinstance(exponent, (int, float)) else Finding.FINITE
+
+
+def _made_of(result: Tensor, *arguments: Tensor) -> Finding:
+    """What a result holds that its arguments do not: NaN of numbers, or infinity of finite ones."""
+    numbers, finite = ~torch.isnan(arguments[0]), torch.isfinite(arguments[0])
+    for argument in arguments[1:]:
+        numbers, finite = numbers & ~torch.isnan(argument), finite & torch.isfinite(argument)
+    if _any(torch.isnan(result) & numbers):
         return Finding.NAN
-    return Finding.INF if exponent < 0 and _any(base == 0) else Finding.FINITE
+    return Finding.INF if _any(torch.isinf(result) & finite) else Finding.FINITE
 
 
 def _beyond(limit: float, *, at_limit: Finding, low: bool = False) -> Callable[[Any, dict[str, Tensor]], Finding]:
@@ -155,6 +171,7 @@ def _beyond(limit: float, *, at_limit: Finding, low: bool = False) -> Callable[[
 _LOGARITHM = _beyond(0.0, at_limit=Finding.BELOW, low=True)
 _DOMAINS: dict[str, Callable[[Any, dict[str, Tensor]], Finding]] = {
     "Div": _division,
+    "Mul": _product,
     "Pow": _power,
     "Log": _LOGARITHM,
     "Log2": _LOGARITHM,

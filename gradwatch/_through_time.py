@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from gradwatch._fused_rnn import FusedCall
-from gradwatch._loops import MIN_CALLS, Loops
+from gradwatch._loops import Loops
 from gradwatch.records import Float64Array, TimeProfile, Unavailable
 
 _FORWARDS = {nn.RNN.forward, nn.GRU.forward, nn.LSTM.forward}
@@ -72,7 +72,9 @@ class ThroughTime:
         self._loops = Loops()
         self.unavailable: tuple[Unavailable, ...] = ()
 
-    def saw(self, name: str, module: nn.Module, args: Any, output: Any, kwargs: Mapping[str, Any] | None = None) -> None:
+    def saw(
+        self, name: str, module: nn.Module, args: Any, output: Any, kwargs: Mapping[str, Any] | None = None
+    ) -> None:
         """A module was called, with gradients enabled and outside of any backward pass.
 
         Args:
@@ -84,15 +86,13 @@ class ThroughTime:
         """
         if not torch.is_grad_enabled():
             return
-        if isinstance(module, nn.RNNBase) and type(module).forward in _FORWARDS:
-            if _steps(module, args, kwargs or {}) > 1:
-                self._saw_fused(name, module, args, output, kwargs or {})
-                return
-        self._loops.saw(name, module, args if not kwargs else (*args, *kwargs.values()), output)
+        given = kwargs or {}
+        if isinstance(module, nn.RNNBase) and _is_sequence(module, args, given):
+            self._saw_fused(name, module, args, output, given)
+            return
+        self._loops.saw(name, module, (*args, *given.values()) if given else args, output)
 
-    def _saw_fused(
-        self, name: str, module: nn.RNNBase, args: Any, output: Any, kwargs: Mapping[str, Any]
-    ) -> None:
+    def _saw_fused(self, name: str, module: nn.RNNBase, args: Any, output: Any, kwargs: Mapping[str, Any]) -> None:
         calls = self._fused.setdefault(name, [])
         if len(calls) < _MAX_CALLS:
             self._kinds[name] = type(module).__name__
@@ -145,9 +145,9 @@ def _full_precision() -> Iterator[None]:
         yield
 
 
-def _steps(module: nn.RNNBase, args: Any, kwargs: Mapping[str, Any]) -> int:
-    """Time steps of one call; a packed sequence has several, as far as it matters here."""
+def _is_sequence(module: nn.RNNBase, args: Any, kwargs: Mapping[str, Any]) -> bool:
+    """Whether it is torch's own forward pass, over several time steps; a packed sequence has several, mostly."""
+    if type(module).forward not in _FORWARDS:
+        return False
     given = args[0] if args else kwargs.get("input")
-    if not isinstance(given, Tensor):
-        return MIN_CALLS
-    return given.shape[1 if module.batch_first and given.dim() > 2 else 0]  # noqa: PLR2004
+    return not isinstance(given, Tensor) or given.shape[1 if module.batch_first and given.dim() > 2 else 0] > 1  # noqa: PLR2004

@@ -176,7 +176,7 @@ class GradWatch(Readout, _Callback):
         if pl_module.automatic_optimization:
             value = value * trainer.accumulate_grad_batches
         monitor = self._monitor
-        self._subscription.guard(lambda _: monitor.add_loss(value))
+        self._subscription.guard(lambda _: monitor.add_loss(value, loss))
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
         """The gradients are complete, and nobody has clipped yet."""

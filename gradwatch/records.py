@@ -60,6 +60,7 @@ CAUSE_CODES: Mapping[str, str] = {
     "dead_by_bias": "GW252",
     "dead_by_learning_rate": "GW253",
     "dead_relu": "GW254",
+    "unscaled_logits": "GW255",
     "zero_gradient_structural": "GW261",
     "frozen": "GW262",
     "cut_graph": "GW271",
@@ -198,15 +199,17 @@ class Activations:
         kinds: Its class name.
         in_mean: Mean of its input.
         in_std: Standard deviation of its input.
-        in_max: Largest absolute value of its input.
-        in_spread: Largest over median standard deviation of the input's features: features in different units.
-        out_mean: Mean of its output.
-        out_std: Standard deviation of its output.
-        zero_share: Share of the output's elements that are exactly zero.
-        dead_share: Share of the output's units that are exactly zero for every sample.
+        in_max: Largest absolute value of its input, where that is data.
+        in_spread: Of data, largest over median standard deviation of the features: features in different units.
+        out_mean: Mean of an activation's output.
+        out_std: Standard deviation of an activation's output.
+        zero_share: Of the ReLU family, share of the output's elements that are exactly zero.
+        dead_share: Share of its units that are exactly zero for every sample.
         saturated_share: Of a bounded activation or a softmax, share of the elements at the flat ends.
         saturated_units: Share of its units that are at the flat ends for nearly every sample.
         out_grad: L2 norm of the loss's gradient with respect to its output; 0 is a measured zero, NaN none at all.
+        carried_grad: Of the first layer that the backward pass comes to: L2 norm of the gradient that its first parameter
+            still had from the step before, NaN where it had none.
         joined: 1 where the output depends on trainable parameters (it requires a gradient), 0 where it does not.
         from_data: 1 where the input does not depend on trainable parameters: it comes from the data.
     """
@@ -224,6 +227,7 @@ class Activations:
     saturated_share: Float64Array
     saturated_units: Float64Array
     out_grad: Float64Array
+    carried_grad: Float64Array
     joined: Float64Array
     from_data: Float64Array
 

@@ -6,10 +6,15 @@ what for. ``gradwatch replay run.jsonl --set exploding.BURST=4`` judges a record
 
 from __future__ import annotations
 
+import ast
+import functools
+import inspect
 import math
+import sys
 from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib import import_module
 from types import ModuleType
 from typing import Any, TypeAlias
 
@@ -30,14 +35,40 @@ class Threshold:
         default: Its value; a whole number where it counts something.
         unit: What it is a number of.
         meaning: What it decides, in plain words.
-        places: Where it has to be changed: a name that another module has imported is a name of its own.
+        tables: Entries of tables that hold it: of the table that it is in, or that was made from the constant.
+        room: The module whose constant it is; None for an entry of a table.
     """
 
     name: str
     default: float
     unit: str
     meaning: str
-    places: tuple[_Place, ...] = field(repr=False)
+    tables: tuple[_Place, ...] = field(default=(), repr=False)
+    room: ModuleType | None = field(default=None, repr=False)
+
+    def places(self) -> Iterator[_Place]:
+        """Where it has to be changed: a name that another module has imported is a name of its own."""
+        yield from self.tables
+        if self.room is not None:
+            constant = self.name.rpartition(".")[2]
+            yield vars(self.room), constant
+            import_module("gradwatch._judges")  # all that judges, so that nobody imports a changed number later
+            for module in list(sys.modules.values()):
+                ours = getattr(module, "__name__", "").startswith("gradwatch.")
+                if ours and constant in vars(module) and (self.room.__name__, constant) in _imported(module):
+                    yield vars(module), constant
+
+
+@functools.cache
+def _imported(module: ModuleType) -> frozenset[tuple[str, str]]:
+    """What it imports by name, as ``("gradwatch._depth", "FADE")``."""
+    return frozenset(
+        (node.module or "", alias.name)
+        for node in ast.walk(ast.parse(inspect.getsource(module)))
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+        if alias.asname is None
+    )
 
 
 @contextmanager
@@ -49,14 +80,14 @@ def override(changes: Mapping[str, float]) -> Iterator[None]:
 
     Raises:
         ArgumentTypeError: A value is no number, or no whole one where something is counted.
-        ArgumentValueError: There is no threshold of that name, or the value is negative or not finite.
+        ArgumentValueError: There is no threshold of that name, or the value is not finite or not above 0.
     """
     checked = {name: check(name, value) for name, value in changes.items()}
-    before = [(place, key, place[key]) for name in checked for place, key in THRESHOLDS[name].places]
+    changed = [(place, key, value) for name, value in checked.items() for place, key in THRESHOLDS[name].places()]
+    before = [(place, key, place[key]) for place, key, _ in changed]
     try:
-        for name, value in checked.items():
-            for place, key in THRESHOLDS[name].places:
-                place[key] = value
+        for place, key, value in changed:
+            place[key] = value
         yield
     finally:
         for place, key, value in before:
@@ -68,15 +99,15 @@ def check(name: str, value: object) -> float:
 
     Raises:
         ArgumentTypeError: It is no number, or no whole one where something is counted.
-        ArgumentValueError: There is no threshold of that name, or the value is negative or not finite.
+        ArgumentValueError: There is no threshold of that name, or the value is not finite or not above 0.
     """
     if name not in THRESHOLDS:
         guess = nearest(name, THRESHOLDS) or "`gradwatch replay --list-thresholds` lists them all"
         raise ArgumentValueError("threshold", name, f"there is none of that name; {guess}")
     if not is_number(value):
         raise ArgumentTypeError(name, value, "a number")
-    if not 0 <= value < math.inf:
-        raise ArgumentValueError(name, value, "it must be finite and not negative")
+    if not 0 < value < math.inf:
+        raise ArgumentValueError(name, value, "it must be finite and greater than 0")
     if not isinstance(THRESHOLDS[name].default, int):
         return float(value)
     if value != int(value):
@@ -91,15 +122,14 @@ _UPDATE = "size of an update / size of the weights"
 _STEPS = "steps"
 
 
-def _number(room: ModuleType, constant: str, unit: str, meaning: str, *others: ModuleType | _Place) -> Threshold:
-    """A constant; ``others`` are modules that import it by name, and tables that were made from it."""
-    places = [(vars(place), constant) if isinstance(place, ModuleType) else place for place in (room, *others)]
+def _number(room: ModuleType, constant: str, unit: str, meaning: str, *tables: _Place) -> Threshold:
+    """A constant of a room."""
     short = room.__name__.rpartition(".")[2].lstrip("_")
-    return Threshold(f"{short}.{constant}", vars(room)[constant], unit, meaning, tuple(places))
+    return Threshold(f"{short}.{constant}", vars(room)[constant], unit, meaning, tables, room)
 
 
 def _patience(room: ModuleType, rule: str, meaning: str) -> Threshold:
-    """For how long a symptom must last."""
+    """For how long a symptom must last: an entry of a table."""
     table = vars(room)["_PATIENCE"]
     short = room.__name__.rpartition(".")[2]
     return Threshold(f"{short}.PATIENCE.{rule}", table[rule], _STEPS, meaning, ((table, rule),))
@@ -113,40 +143,21 @@ _ALL = (
         "CLEAN_STEPS",
         _STEPS,
         "An incident is over after so many steps without its symptom; the next one is a new incident.",
-        _precedence,
     ),
-    _number(
-        _baselines,
-        "WARM_STEPS",
-        _STEPS,
-        "So many steps must have been seen before anything is called unusual.",
-        data_outlier,
-        exploding,
-        lr_too_high,
-        vanishing,
-    ),
+    _number(_baselines, "WARM_STEPS", _STEPS, "So many steps must have been seen before anything is called unusual."),
     _number(
         _baselines,
         "STALLED_STEPS",
         _STEPS,
         "A loss that has not become better for so many steps stands still.",
-        lr_too_high,
         _RESTLESS,
-        stalled,
-        vanishing,
     ),
-    _number(
-        _baselines,
-        "JUMP",
-        _DECADES,
-        "A gradient norm that stays so far above the usual one has exploded.",
-    ),
+    _number(_baselines, "JUMP", _DECADES, "A gradient norm that stays so far above the usual one has exploded."),
     _number(
         _baselines,
         "SPREADS",
         "usual fluctuations of the norm",
         "In a run whose norms fluctuate, they must also be so many usual fluctuations above the usual.",
-        data_outlier,
     ),
     _number(
         _baselines,
@@ -159,44 +170,19 @@ _ALL = (
         "FADE",
         _DECADES,
         "A signal that shrinks or grows so much between the last and the first layer is vanishing or exploding.",
-        exploding,
-        vanishing,
     ),
-    _number(
-        _weights,
-        "REPLACED",
-        _UPDATE,
-        "From here on a step replaces the weights in place of improving them.",
-        exploding,
-        lr_too_high,
-    ),
-    _number(
-        _weights,
-        "BOLD",
-        _UPDATE,
-        "From here on a step is bold: it may do harm.",
-        data_outlier,
-        lr_too_high,
-    ),
+    _number(_weights, "REPLACED", _UPDATE, "From here on a step replaces the weights in place of improving them."),
+    _number(_weights, "BOLD", _UPDATE, "From here on a step is bold: it may do harm."),
     _number(
         _weights,
         "LARGE",
         "size of the weights / size that keeps a signal as strong as it is",
         "From here on the weights themselves are too large, whatever the learning rate.",
-        exploding,
     ),
     _number(
-        _weights,
-        "LR_CAN_HELP",
-        _UPDATE,
-        "Beyond it the gradients are out of proportion, and not the learning rate.",
+        _weights, "LR_CAN_HELP", _UPDATE, "Beyond it the gradients are out of proportion, and not the learning rate."
     ),
-    _number(
-        exploding,
-        "BURST",
-        _DECADES,
-        "A norm so far above anything seen has exploded, in a single step.",
-    ),
+    _number(exploding, "BURST", _DECADES, "A norm so far above anything seen has exploded, in a single step."),
     _number(
         exploding,
         "SHALLOW",
@@ -206,12 +192,7 @@ _ALL = (
     _patience(exploding, "jump", "For so many steps in a row the norm must be far above the usual one."),
     _patience(exploding, "growth", "For so many steps in a row the signal must grow from layer to layer."),
     _patience(exploding, "replaced", "At so many sampled steps in a row the update must be as large as the weights."),
-    _number(
-        vanishing,
-        "FADE_WEAK",
-        _DECADES,
-        "The same as depth.FADE where the loss stands still too.",
-    ),
+    _number(vanishing, "FADE_WEAK", _DECADES, "The same as depth.FADE where the loss stands still too."),
     _number(
         vanishing,
         "SILENT_STEPS",
@@ -235,12 +216,7 @@ _ALL = (
         "learning rate / learning rate before",
         "A learning rate that rises by so much at once has leapt up.",
     ),
-    _number(
-        lr_too_high,
-        "AFTERMATH",
-        _STEPS,
-        "For so long such a leap explains what goes wrong.",
-    ),
+    _number(lr_too_high, "AFTERMATH", _STEPS, "For so long such a leap explains what goes wrong."),
     _number(
         lr_too_high,
         "BEYOND",
@@ -254,18 +230,8 @@ _ALL = (
         "For so many steps in a row the loss must be no better than before the weights were replaced.",
     ),
     _patience(lr_too_high, "diverged", "For so many steps in a row the loss must be far above that of the start."),
-    _number(
-        stalled,
-        "MOTIONLESS",
-        _UPDATE,
-        "Below it weights that may be trained already do not move.",
-    ),
-    _number(
-        stalled,
-        "CREEPING",
-        _UPDATE,
-        "Below it weights that are still as they were initialised do not move.",
-    ),
+    _number(stalled, "MOTIONLESS", _UPDATE, "Below it weights that may be trained already do not move."),
+    _number(stalled, "CREEPING", _UPDATE, "Below it weights that are still as they were initialised do not move."),
     _number(
         stalled,
         "MOVED",
@@ -278,30 +244,12 @@ _ALL = (
         "share by which the learning rate rises",
         "A learning rate that rises by more is being warmed up: weights that rest meanwhile are no fault.",
     ),
+    _number(nonfinite, "SKIPPED_STEPS", _STEPS, "So many steps in a row that a GradScaler skips are an incident."),
     _number(
-        nonfinite,
-        "SKIPPED_STEPS",
-        _STEPS,
-        "So many steps in a row that a GradScaler skips are an incident.",
+        data_outlier, "FAR", _DECADES, "The gradient norm of a batch that is far off is so far above the usual one ..."
     ),
-    _number(
-        data_outlier,
-        "FAR",
-        _DECADES,
-        "The gradient norm of a batch that is far off is so far above the usual one ...",
-    ),
-    _number(
-        data_outlier,
-        "FAR_LOSS",
-        _DECADES,
-        "... and its loss is so far above the usual one.",
-    ),
-    _number(
-        data_outlier,
-        "UNSEEN",
-        _DECADES,
-        "By so much less, they must also be above anything seen.",
-    ),
+    _number(data_outlier, "FAR_LOSS", _DECADES, "... and its loss is so far above the usual one."),
+    _number(data_outlier, "UNSEEN", _DECADES, "By so much less, they must also be above anything seen."),
     _number(
         data_outlier,
         "SAME_RATE",

@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from gradwatch import _fused_rnn
 from gradwatch._through_time import ThroughTime, profile_of
+from gradwatch.errors import GradwatchWarning
 
 NUM, STEPS, SIZE, HIDDEN = 5, 9, 3, 4
 KINDS = {"tanh": nn.RNN, "relu": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
@@ -653,6 +654,35 @@ def test_nothing_is_recorded_without_gradients():
     with probed(frozen) as time:
         frozen(torch.randn(STEPS, NUM, SIZE))
         assert time.finish() == []
+
+
+@pytest.mark.parametrize("name", ["tanh", "cells"])
+def test_a_batched_backward_pass_is_left_alone(name):
+    """Under vmap a gradient is no plain tensor: it works as without us, and nothing of it is kept."""
+    model = MODELS[name]().eval()
+    x = torch.randn(STEPS, NUM, SIZE)
+
+    def jacobian():
+        y = model(x)[-1].sum(0)
+        return torch.autograd.grad(y, list(model.parameters()), torch.eye(2), is_grads_batched=True)
+
+    expected = jacobian()
+    with probed(model) as time:
+        got = jacobian()
+        assert time.finish() == []
+    assert all(torch.equal(a, b) for a, b in zip(expected, got, strict=True))
+
+
+def test_a_failure_of_ours_stops_no_backward_pass(monkeypatch):
+    """It is told, and the gradients are the user's."""
+    monkeypatch.setattr(torch.linalg, "vector_norm", lambda *_, **__: 1 / 0)
+    model = MODELS["cells"]()
+    with probed(model) as time:
+        loss = model(torch.randn(STEPS, NUM, SIZE)).sum()
+        with pytest.warns(GradwatchWarning, match="could not follow the signal through time"):
+            loss.backward()
+        assert time.finish() == []
+    assert all(parameter.grad is not None for parameter in model.parameters())
 
 
 def test_backward_in_two_parts_adds_up():

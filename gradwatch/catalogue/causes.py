@@ -6,16 +6,16 @@ from gradwatch.catalogue import page as papers
 from gradwatch.catalogue.page import Page
 
 CAUSES: tuple[Page, ...] = (
-    # ---------------------------------------------------------------------------------------- architecture and weights
+    # ----------------------------------------------------------------------------------------- architecture and weights
     Page(
         code="GW201",
         name="saturating_activations",
         title="Activations with flat ends weaken the learning signal at every layer",
         what="The layers are joined by sigmoid or tanh activations, which pass on only a part of the learning signal.",
         where="Between the layers that are named and the loss: every such activation on the way back counts.",
-        why="An activation passes the signal on in proportion to its slope. A sigmoid's slope is 0.25 at most, so that "
-        "ten of them leave less than a millionth. A tanh passes everything on near zero, and little where its input is "
-        "large.",
+        why="An activation passes the signal on in proportion to its slope. A sigmoid's slope is 0.25 at most, so "
+        "that ten of them leave less than a millionth. A tanh passes everything on near zero, and little where its "
+        "input is large.",
         what_to_do=(
             "Use nn.ReLU or nn.GELU in place of nn.Sigmoid and nn.Tanh between layers, with Kaiming initialisation.",
             "Put a normalisation layer before each activation, so that its input stays near zero.",
@@ -31,8 +31,8 @@ CAUSES: tuple[Page, ...] = (
         title="The weights were initialised too small",
         what="The weights are much smaller than the size at which a layer puts out as strong a signal as it takes in.",
         where="In most layers alike; the alarm names the smallest.",
-        why="Each layer weakens the signal by the same factor, forward and backward. Half the right size is a factor of "
-        "a thousand after ten layers.",
+        why="Each layer weakens the signal by the same factor, forward and backward. Half the right size is a "
+        "factor of a thousand after ten layers.",
         what_to_do=(
             "Use Kaiming initialisation for ReLU, Xavier initialisation for tanh and sigmoid.",
             "Put a normalisation layer after each layer with weights.",
@@ -51,8 +51,10 @@ CAUSES: tuple[Page, ...] = (
         why="Each layer makes the signal stronger by the same factor, forward and backward, so that it grows "
         "exponentially with depth. No learning rate is right for such gradients.",
         what_to_do=(
-            "Use Kaiming initialisation for ReLU, Xavier initialisation for tanh and sigmoid; do not draw weights with "
-            "a fixed standard deviation such as 1.",
+            (
+                "Use Kaiming initialisation for ReLU, Xavier initialisation for tanh and sigmoid; do not draw "
+                "weights with a fixed standard deviation such as 1."
+            ),
             "Put a normalisation layer after each layer with weights.",
             "For unusual layers, run one batch through and divide each layer's weights by the spread of its output.",
         ),
@@ -66,8 +68,8 @@ CAUSES: tuple[Page, ...] = (
         title="The weights are all zero",
         what="A layer, or all of them, begins with weights that are exactly zero. Nothing passes through.",
         where="The first layer with such weights is named; all layers before it get a gradient of zero.",
-        why="A signal times zero is zero, forward and backward. Even with equal weights that are not zero, all units "
-        "of a layer would compute the same and stay the same for ever.",
+        why="A signal times zero is zero, forward and backward. Even with equal weights that are not zero, all "
+        "units of a layer would compute the same and stay the same for ever.",
         what_to_do=(
             "Initialise the weights with random numbers: nn.init.kaiming_normal_(layer.weight).",
             "Look for nn.init.zeros_ or nn.init.constant_ on weights; it is meant for biases.",
@@ -82,8 +84,8 @@ CAUSES: tuple[Page, ...] = (
         title="A deep model without normalisation layers",
         what="The model has several layers with weights and not one normalisation layer.",
         where="In the whole model.",
-        why="Every layer makes the signal a little stronger or weaker. Nothing brings it back to size, so that small "
-        "deviations multiply with depth.",
+        why="Every layer makes the signal a little stronger or weaker. Nothing brings it back to size, so that "
+        "small deviations multiply with depth.",
         what_to_do=(
             "Put nn.LayerNorm (or nn.BatchNorm2d between convolutions) after each layer with weights.",
             "Without it, take care of the initialisation, and add shortcuts.",
@@ -98,8 +100,8 @@ CAUSES: tuple[Page, ...] = (
         title="A very deep model without shortcuts",
         what="Every signal has to pass through all layers one after another: there is no way past any of them.",
         where="In the whole model; the first layers suffer most.",
-        why="With a shortcut, x + block(x), the learning signal has a way back that nothing weakens. Without one, what "
-        "arrives at the first layers is a product of as many factors as there are layers, and carries little "
+        why="With a shortcut, x + block(x), the learning signal has a way back that nothing weakens. Without one, "
+        "what arrives at the first layers is a product of as many factors as there are layers, and carries little "
         "information even where its size is right.",
         what_to_do=(
             "Add a shortcut past every two layers: x = x + block(x).",
@@ -113,11 +115,11 @@ CAUSES: tuple[Page, ...] = (
         code="GW207",
         name="long_recurrence",
         title="The same weights are multiplied once for every time step",
-        what="A recurrent layer reads a long sequence, and the learning signal fades or grows on its way back through "
-        "time.",
+        what="A recurrent layer reads a long sequence, and the learning signal fades or grows on its way back "
+        "through time.",
         where="In the recurrent layer that is named; what is lost is what happened early in the sequence.",
-        why="At each time step the signal is multiplied by the same matrix. After a hundred steps a factor of 0.9 has "
-        "become 0.00003, and a factor of 1.1 has become 14,000.",
+        why="At each time step the signal is multiplied by the same matrix. After a hundred steps a factor of 0.9 "
+        "has become 0.00003, and a factor of 1.1 has become 14,000.",
         what_to_do=(
             "Use nn.LSTM or nn.GRU in place of nn.RNN: their gates let a signal pass unchanged.",
             "Clip the gradients where they grow: gradwatch.ClipNorm(1.0).",
@@ -128,18 +130,20 @@ CAUSES: tuple[Page, ...] = (
         paper=f"{papers.HOCHREITER_1991}; {papers.BENGIO_1994}; {papers.PASCANU_2013}; the remedies: "
         f"{papers.HOCHREITER_1997}; {papers.CHO_2014}; {papers.JOZEFOWICZ_2015}",
     ),
-    # --------------------------------------------------------------------------------------------------- learning rate
+    # ---------------------------------------------------------------------------------------------------- learning rate
     Page(
         code="GW211",
         name="lr_too_high",
         title="The learning rate is too high",
         what="The weights and the gradients are sound, but a step is so long that it replaces the weights.",
         where="In the whole model, at the optimizer's setting.",
-        why="A step is learning rate times gradient (for Adam about the learning rate itself). What is usual changes an "
-        "update by about a thousandth of the weights; beyond a tenth, ten steps forget everything.",
+        why="A step is learning rate times gradient (for Adam about the learning rate itself). What is usual "
+        "changes an update by about a thousandth of the weights; beyond a tenth, ten steps forget everything.",
         what_to_do=(
-            "Lower the learning rate by the factor that the alarm names. 0.001 is a good start for Adam, 0.1 to 0.01 "
-            "for SGD.",
+            (
+                "Lower the learning rate by the factor that the alarm names. 0.001 is a good start for Adam, 0.1 to "
+                "0.01 for SGD."
+            ),
             "Let it warm up over the first few hundred steps.",
             "Clip the gradients, if only some steps are too large.",
         ),
@@ -153,8 +157,8 @@ CAUSES: tuple[Page, ...] = (
         title="The learning rate is too low",
         what="Each step changes the weights by far less than is usual, and nothing else takes the step away.",
         where="In the whole model, at the optimizer's setting.",
-        why="A step is learning rate times gradient. An update of a thousandth of the weights is usual; at a millionth "
-        "the training would need a thousand times as long.",
+        why="A step is learning rate times gradient. An update of a thousandth of the weights is usual; at a "
+        "millionth the training would need a thousand times as long.",
         what_to_do=(
             "Raise the learning rate by the factor that the alarm names.",
             "Try several rates over two orders of magnitude for a few hundred steps each.",
@@ -168,11 +172,11 @@ CAUSES: tuple[Page, ...] = (
         code="GW213",
         name="lr_jumped",
         title="The learning rate has leapt up",
-        what="The learning rate rose many times over within a few steps, and right after that training blew up. Before, "
-        "nothing was amiss.",
+        what="The learning rate rose many times over within a few steps, and right after that training blew up. "
+        "Before, nothing was amiss.",
         where="In the schedule, not in the model.",
-        why="A model that has settled at a small rate is thrown out of what it has learnt by a large one. Usual reasons: "
-        "a schedule told in epochs where steps are meant, a restart, a missing factor after a resume.",
+        why="A model that has settled at a small rate is thrown out of what it has learnt by a large one. Usual "
+        "reasons: a schedule told in epochs where steps are meant, a restart, a missing factor after a resume.",
         what_to_do=(
             "Print the learning rate of every step and look at the schedule at that place.",
             "Let the rate rise slowly where it has to rise.",
@@ -188,8 +192,8 @@ CAUSES: tuple[Page, ...] = (
         title="The weights have grown during training",
         what="The weights began at a sound size and have become larger and larger since.",
         where="The layers that have grown most are named.",
-        why="Nothing holds them back. As they grow, activations saturate, signals become stronger at every layer, and "
-        "a softmax becomes so sure that it stops learning.",
+        why="Nothing holds them back. As they grow, activations saturate, signals become stronger at every layer, "
+        "and a softmax becomes so sure that it stops learning.",
         what_to_do=(
             "Use weight decay: torch.optim.AdamW(model.parameters(), weight_decay=0.01).",
             "Lower the learning rate.",
@@ -200,7 +204,7 @@ CAUSES: tuple[Page, ...] = (
         see=("GW101", "GW105", "GW203"),
         paper=f"{papers.KROGH_1992}; {papers.LOSHCHILOV_2019}",
     ),
-    # ------------------------------------------------------------------------------------------------------------ data
+    # ------------------------------------------------------------------------------------------------------------- data
     Page(
         code="GW221",
         name="unscaled_inputs",
@@ -208,14 +212,15 @@ CAUSES: tuple[Page, ...] = (
         what="The data go into the model in their own units: hundreds, millions, or some features large and others "
         "small.",
         where="At the first layer, which reads the data.",
-        why="The gradient of a first-layer weight is proportional to its input. With large inputs these gradients are "
-        "large whatever the loss, and with features in different units no learning rate suits all of them.",
+        why="The gradient of a first-layer weight is proportional to its input. With large inputs these gradients "
+        "are large whatever the loss, and with features in different units no learning rate suits all of them.",
         what_to_do=(
             "Subtract the mean of each feature and divide by its standard deviation, both from the training data.",
             "Divide images by 255; take the logarithm of prices and counts.",
             "Scale large targets in the same way, and scale predictions back.",
         ),
-        not_a_fault="Token numbers for an embedding are no quantities, and a first normalisation layer scales by itself.",
+        not_a_fault="Token numbers for an embedding are no quantities, and a first normalisation layer scales by "
+        "itself.",
         see=("GW109", "GW105", "GW101"),
         paper=papers.LECUN_1998,
     ),
@@ -226,8 +231,8 @@ CAUSES: tuple[Page, ...] = (
         what="Loss and gradient leapt up from one step to the next, at the same learning rate and after an ordinary "
         "update: only the batch was new.",
         where="In the data of the step that is named.",
-        why="One sample is enough: a corrupt file, a missing division, a wrong unit, a target far out of range. A loss "
-        "that squares the error makes an error of a hundred count ten thousand times.",
+        why="One sample is enough: a corrupt file, a missing division, a wrong unit, a target far out of range. A "
+        "loss that squares the error makes an error of a hundred count ten thousand times.",
         what_to_do=(
             "Look at that batch: x.abs().max(), y.abs().max().",
             "Clip the gradients at about twice their usual norm.",
@@ -238,15 +243,15 @@ CAUSES: tuple[Page, ...] = (
         see=("GW110", "GW243", "GW282"),
         paper=papers.PASCANU_2013,
     ),
-    # ------------------------------------------------------------------------------------------------------- precision
+    # -------------------------------------------------------------------------------------------------------- precision
     Page(
         code="GW231",
         name="half_precision_overflow",
         title="A number was too large for float16",
         what="Numbers in float16 end at 65,504. A larger one became infinite.",
         where="In the layer that is named, or in what was computed right before it.",
-        why="Sums over many elements, squares, exponentials and unscaled losses exceed that easily. What is infinite "
-        "soon becomes NaN: infinity minus infinity.",
+        why="Sums over many elements, squares, exponentials and unscaled losses exceed that easily. What is "
+        "infinite soon becomes NaN: infinity minus infinity.",
         what_to_do=(
             "Use bfloat16, which has the range of float32: torch.autocast('cuda', dtype=torch.bfloat16).",
             "Keep float32 weights, and use autocast with a torch.amp.GradScaler.",
@@ -262,7 +267,8 @@ CAUSES: tuple[Page, ...] = (
         title="Gradients were too small for float16, and became zero",
         what="A large part of the gradients is exactly zero, because float16 has no number as small as they are.",
         where="In the layers named, mostly the first ones, whose gradients are smallest.",
-        why="float16 ends at 6e-8 towards zero. Gradients of a loss that is a mean over many elements are often smaller.",
+        why="float16 ends at 6e-8 towards zero. Gradients of a loss that is a mean over many elements are often "
+        "smaller.",
         what_to_do=(
             "Use bfloat16, which has the range of float32.",
             "Use a torch.amp.GradScaler: it multiplies the loss, and with it all gradients, before they are rounded.",
@@ -276,11 +282,11 @@ CAUSES: tuple[Page, ...] = (
         code="GW233",
         name="rounded_away",
         title="The updates are smaller than the weights' last digit",
-        what="The optimizer makes its steps, but the weights stay the same: they are stored in half precision, and the "
-        "change is rounded away.",
+        what="The optimizer makes its steps, but the weights stay the same: they are stored in half precision, and "
+        "the change is rounded away.",
         where="In all layers whose weights are float16 or bfloat16.",
-        why="bfloat16 has about 2 digits: a change of less than a five-hundredth of a weight rounds to none. A usual "
-        "update is a thousandth.",
+        why="bfloat16 has about 2 digits: a change of less than a five-hundredth of a weight rounds to none. A "
+        "usual update is a thousandth.",
         what_to_do=(
             "Keep the weights in float32, and compute in half precision: torch.autocast.",
             "Or keep a float32 copy of the weights in the optimizer.",
@@ -293,11 +299,11 @@ CAUSES: tuple[Page, ...] = (
         code="GW234",
         name="loss_scale",
         title="The GradScaler finds no factor that works",
-        what="The GradScaler has skipped many steps in a row: at each it found an overflow, halved its factor and left "
-        "the weights alone. Nothing is being learnt.",
+        what="The GradScaler has skipped many steps in a row: at each it found an overflow, halved its factor and "
+        "left the weights alone. Nothing is being learnt.",
         where="In no layer in particular: the loss or the gradients are too large or NaN at any factor.",
-        why="Each skip halves the loss scale; after twenty it is a millionth of what it was. If it still overflows, the "
-        "loss itself is NaN or far too large.",
+        why="Each skip halves the loss scale; after twenty it is a millionth of what it was. If it still overflows, "
+        "the loss itself is NaN or far too large.",
         what_to_do=(
             "Compute loss and gradients once in float32 without autocast, and check that they are finite.",
             "Use bfloat16 in place of float16: it needs no loss scale.",
@@ -307,7 +313,7 @@ CAUSES: tuple[Page, ...] = (
         see=("GW103", "GW231", "GW241"),
         paper=papers.MICIKEVICIUS_2018,
     ),
-    # ---------------------------------------------------------------------------------------------- non-finite values
+    # ------------------------------------------------------------------------------------------------ non-finite values
     Page(
         code="GW241",
         name="domain_operation",
@@ -315,11 +321,13 @@ CAUSES: tuple[Page, ...] = (
         what="A division by zero, the logarithm or a power of zero or of a negative number, the square root of a "
         "negative one, or an exponential of a large one gave NaN or infinity.",
         where="In the operation and near the layers that are named.",
-        why="Such numbers are rare, but with millions of them one will come. Also on the way back: the slope of a root "
-        "is infinite at zero, although its value is fine.",
+        why="Such numbers are rare, but with millions of them one will come. Also on the way back: the slope of a "
+        "root is infinite at zero, although its value is fine.",
         what_to_do=(
-            "Keep the argument away from the edge: torch.log(p.clamp_min(1e-12)), torch.sqrt(x + 1e-12), "
-            "x / (y + 1e-8).",
+            (
+                "Keep the argument away from the edge: torch.log(p.clamp_min(1e-12)), torch.sqrt(x + 1e-12), x / (y "
+                "+ 1e-8)."
+            ),
             "Use functions that do it for you: log_softmax, logsumexp, nn.CrossEntropyLoss, nn.BCEWithLogitsLoss.",
             "torch.where does not protect: both branches are computed. Guard the argument itself.",
         ),
@@ -333,8 +341,8 @@ CAUSES: tuple[Page, ...] = (
         title="A weight is NaN or infinite",
         what="Some weights were no ordinary numbers any more before this step. All that is computed with them is NaN.",
         where="The layer that holds them is named first; the others only follow.",
-        why="An earlier step has written NaN into them: a gradient that was NaN, or a step so large that it overflowed. "
-        "No further step repairs it, for NaN plus anything is NaN.",
+        why="An earlier step has written NaN into them: a gradient that was NaN, or a step so large that it "
+        "overflowed. No further step repairs it, for NaN plus anything is NaN.",
         what_to_do=(
             "Go back to a checkpoint from before that step.",
             "Find what came before: the alarm before this one, or the gradient of the last good step.",
@@ -350,8 +358,8 @@ CAUSES: tuple[Page, ...] = (
         title="The data hold NaN or infinity",
         what="What went into the model was not finite already.",
         where="At the first layer, which reads the data; the batch of that step holds it.",
-        why="Missing values are often read as NaN, a feature with no spread gives 0/0 when it is scaled, and files can "
-        "be corrupt.",
+        why="Missing values are often read as NaN, a feature with no spread gives 0/0 when it is scaled, and files "
+        "can be corrupt.",
         what_to_do=(
             "Check once over the whole data set: torch.isfinite(x).all().",
             "Fill or drop missing values; add a small number where you divide by a standard deviation.",
@@ -373,8 +381,8 @@ CAUSES: tuple[Page, ...] = (
             "Use losses that take logits: nn.CrossEntropyLoss, nn.BCEWithLogitsLoss.",
             "Guard means over masked elements: sum / count.clamp_min(1).",
         ),
-        not_a_fault="Losses that are infinite by definition for impossible targets, such as nn.CTCLoss; it has an option "
-        "zero_infinity.",
+        not_a_fault="Losses that are infinite by definition for impossible targets, such as nn.CTCLoss; it has an "
+        "option zero_infinity.",
         see=("GW103", "GW241", "GW243"),
         paper=papers.GOLDBERG_1991,
     ),
@@ -384,8 +392,8 @@ CAUSES: tuple[Page, ...] = (
         title="The gradient became NaN on the way back",
         what="The loss was finite, and a gradient is not: it went wrong in the backward pass.",
         where="In or right behind the layer that is named first.",
-        why="Some functions have a finite value and an infinite slope: a root, a norm or a power at zero. An infinite "
-        "slope times zero is NaN.",
+        why="Some functions have a finite value and an infinite slope: a root, a norm or a power at zero. An "
+        "infinite slope times zero is NaN.",
         what_to_do=(
             "Look for sqrt, norm and powers at zero: torch.sqrt(x + 1e-12).",
             "Look for torch.where round a division: the branch that is not taken is still computed.",
@@ -403,16 +411,16 @@ CAUSES: tuple[Page, ...] = (
         what="The last activation and the loss work against each other, so that the model learns least where it is "
         "most wrong.",
         where="At the very end: the last activation and the loss.",
-        why="A squared error behind a sigmoid or a softmax multiplies the error by the slope, which is flat where the "
-        "model is sure and wrong. Cross-entropy takes just that slope out again. A softmax in front of "
+        why="A squared error behind a sigmoid or a softmax multiplies the error by the slope, which is flat where "
+        "the model is sure and wrong. Cross-entropy takes just that slope out again. A softmax in front of "
         "nn.CrossEntropyLoss is applied twice.",
         what_to_do=(
             "For classes: no softmax at the end, and nn.CrossEntropyLoss on the logits.",
             "For yes or no: no sigmoid at the end, and nn.BCEWithLogitsLoss.",
             "For quantities: no activation at the end, and nn.MSELoss or nn.HuberLoss.",
         ),
-        not_a_fault="Where the output must be a probability and the squared error is what is asked for, and the loss "
-        "goes down.",
+        not_a_fault="Where the output must be a probability and the squared error is what is asked for, and the "
+        "loss goes down.",
         see=("GW105", "GW201"),
         paper=papers.GOLIK_2013,
     ),
@@ -439,8 +447,8 @@ CAUSES: tuple[Page, ...] = (
         title="Units died in steps that were too large",
         what="The units were alive, and one or a few large steps have pushed them below zero for every sample.",
         where="In the layers that are named.",
-        why="A large step makes weights and bias so negative that the ReLU never opens again; then its slope is zero "
-        "and no gradient brings it back.",
+        why="A large step makes weights and bias so negative that the ReLU never opens again; then its slope is "
+        "zero and no gradient brings it back.",
         what_to_do=(
             "Lower the learning rate, and let it warm up.",
             "Clip the gradients.",
@@ -456,8 +464,8 @@ CAUSES: tuple[Page, ...] = (
         title="Units are dead; what killed them is not known",
         what="ReLUs on the way are off for every sample, so that a gradient of exactly zero arrives in front of them.",
         where="Between the layers that are named and the loss.",
-        why="A ReLU whose input is negative puts out zero and has a slope of zero. Where that is so for every sample, "
-        "nothing passes, forward or backward, and nothing moves it.",
+        why="A ReLU whose input is negative puts out zero and has a slope of zero. Where that is so for every "
+        "sample, nothing passes, forward or backward, and nothing moves it.",
         what_to_do=(
             "Use nn.LeakyReLU(0.01), nn.ELU or nn.GELU in place of nn.ReLU.",
             "Look for a large negative bias, and for a step with a far too high learning rate before.",
@@ -467,15 +475,36 @@ CAUSES: tuple[Page, ...] = (
         see=("GW104", "GW252", "GW253"),
         paper=f"{papers.LU_2020}; {papers.CLEVERT_2016}; {papers.HENDRYCKS_2016}",
     ),
-    # ------------------------------------------------------------------------------------------------ what is no fault
+    Page(
+        code="GW255",
+        name="unscaled_logits",
+        title="The numbers that a softmax gets are too large",
+        what="A softmax gives nearly everything to one choice, for most of what it is shown, although it has not "
+        "learnt anything yet.",
+        where="In the softmax that is named, most often that of an attention layer.",
+        why="The softmax is flat where it is sure: a choice that gets everything, or nothing, gets next to no "
+        "gradient. Attention scores are sums over the width of a head, and grow with its square root.",
+        what_to_do=(
+            (
+                "Divide attention scores by the square root of the head's width, as "
+                "nn.functional.scaled_dot_product_attention does."
+            ),
+            "Normalise queries and keys.",
+            "Look at the scale of the inputs and of the weights before it.",
+        ),
+        not_a_fault="A model that has learnt its task may be sure.",
+        see=("GW105", "GW221", "GW251"),
+        paper=papers.VASWANI_2017,
+    ),
+    # ------------------------------------------------------------------------------------------------- what is no fault
     Page(
         code="GW261",
         name="zero_gradient_structural",
         title="A gradient of zero that follows from how the model is built: no fault",
         what="These weights have a gradient of exactly zero, and that is right.",
         where="In the layers that are named.",
-        why="A bias right before BatchNorm is subtracted again. The matrix A of LoRA gets nothing as long as B is zero, "
-        "which is so at the first step. An expert that no sample of the batch chose gets nothing either.",
+        why="A bias right before BatchNorm is subtracted again. The matrix A of LoRA gets nothing as long as B is "
+        "zero, which is so at the first step. An expert that no sample of the batch chose gets nothing either.",
         what_to_do=(
             "Nothing has to be done.",
             "A bias before BatchNorm can be saved: nn.Conv2d(..., bias=False).",
@@ -491,8 +520,8 @@ CAUSES: tuple[Page, ...] = (
         title="Weights that are frozen on purpose: no fault",
         what="These weights do not change, because they were frozen.",
         where="In the layers that are named.",
-        why="In fine-tuning, the layers that were trained before often rest at first, so that the new ones do not spoil "
-        "them, and are unfrozen one after another.",
+        why="In fine-tuning, the layers that were trained before often rest at first, so that the new ones do not "
+        "spoil them, and are unfrozen one after another.",
         what_to_do=(
             "Nothing has to be done.",
             "If they are meant to learn: requires_grad_(True), and hand them to the optimizer.",
@@ -501,7 +530,7 @@ CAUSES: tuple[Page, ...] = (
         see=("GW108", "GW261"),
         paper=papers.HOWARD_2018,
     ),
-    # ---------------------------------------------------------------------------------------------------------- wiring
+    # ----------------------------------------------------------------------------------------------------------- wiring
     Page(
         code="GW271",
         name="cut_graph",
@@ -515,8 +544,8 @@ CAUSES: tuple[Page, ...] = (
             "Check that forward() uses the layer, and its output.",
             "Replace argmax by softmax where the choice has to be learnt.",
         ),
-        not_a_fault="Targets that are meant to stand still, as in self-supervised learning, are detached on purpose: "
-        "then freeze these weights.",
+        not_a_fault="Targets that are meant to stand still, as in self-supervised learning, are detached on "
+        "purpose: then freeze these weights.",
         see=("GW108", "GW272"),
         paper=papers.PASZKE_2019,
     ),
@@ -537,16 +566,16 @@ CAUSES: tuple[Page, ...] = (
         see=("GW108", "GW271", "GW262"),
         paper=papers.PASZKE_2019,
     ),
-    # -------------------------------------------------------------------------------------------------------- settings
+    # --------------------------------------------------------------------------------------------------------- settings
     Page(
         code="GW281",
         name="clipping_too_small",
         title="Clipping takes nearly everything away",
-        what="Gradients are clipped at every step, to a small part of what they are. The limit has become the learning "
-        "rate.",
+        what="Gradients are clipped at every step, to a small part of what they are. The limit has become the "
+        "learning rate.",
         where="At the limit: max_norm, or clip_value.",
-        why="Clipping is for outliers. A limit far below the usual norm makes every step tiny, and throws away what the "
-        "size of the gradient tells.",
+        why="Clipping is for outliers. A limit far below the usual norm makes every step tiny, and throws away what "
+        "the size of the gradient tells.",
         what_to_do=(
             "Set max_norm to about twice the usual norm, which the alarm names.",
             "Check that gradients are unscaled before they are clipped: scaler.unscale_(optimizer).",
@@ -561,8 +590,8 @@ CAUSES: tuple[Page, ...] = (
         title="A gradient far above the usual went into the step as it was",
         what="The norm was many times the usual one, and nothing limited it.",
         where="In the whole model.",
-        why="The loss can have cliffs, at which the gradient is huge for one step. The step throws the weights far away. "
-        "With clipping it keeps its direction and loses its size.",
+        why="The loss can have cliffs, at which the gradient is huge for one step. The step throws the weights far "
+        "away. With clipping it keeps its direction and loses its size.",
         what_to_do=(
             "Clip at about twice the usual norm: gradwatch.watch(model, clip=gradwatch.ClipNorm(max_norm)).",
             "If most steps reach the limit, the learning rate or the initialisation is the real cause.",
@@ -578,8 +607,8 @@ CAUSES: tuple[Page, ...] = (
         what="The optimizer divides every gradient by about the same number, whatever its size: that is eps, which "
         "should be far smaller than any gradient.",
         where="At the optimizer's setting.",
-        why="Adam divides by the gradient's usual size plus eps, so that all weights move by about the learning rate. If "
-        "eps is larger than the gradients, they are divided by it alone, and the steps become tiny.",
+        why="Adam divides by the gradient's usual size plus eps, so that all weights move by about the learning "
+        "rate. If eps is larger than the gradients, they are divided by it alone, and the steps become tiny.",
         what_to_do=(
             "Leave eps at its default of 1e-8.",
             "With gradients smaller than that, make the loss larger: a sum in place of a mean.",
@@ -594,8 +623,8 @@ CAUSES: tuple[Page, ...] = (
         title="The gradients of earlier steps were not cleared",
         what="The gradients grow from step to step, because each backward pass adds to what is there already.",
         where="In the training loop.",
-        why="PyTorch adds gradients up, so that several batches can be joined into one step. Without zero_grad() all "
-        "batches since the beginning count, most of them for weights that are long gone.",
+        why="PyTorch adds gradients up, so that several batches can be joined into one step. Without zero_grad() "
+        "all batches since the beginning count, most of them for weights that are long gone.",
         what_to_do=(
             "Call optimizer.zero_grad() once for every optimizer.step().",
             "If you join several batches on purpose, clear after each step, and divide the loss by their number.",
@@ -610,8 +639,8 @@ CAUSES: tuple[Page, ...] = (
         title="The schedule has brought the learning rate to zero",
         what="The learning rate is zero or next to it, while the training goes on.",
         where="In the schedule.",
-        why="A schedule that falls to zero over a given number of steps stays there when training lasts longer, or when "
-        "it is told in epochs and stepped at every batch.",
+        why="A schedule that falls to zero over a given number of steps stays there when training lasts longer, or "
+        "when it is told in epochs and stepped at every batch.",
         what_to_do=(
             "Print the learning rate of every step.",
             "Give the schedule the number of steps that will really be made.",
@@ -627,8 +656,8 @@ CAUSES: tuple[Page, ...] = (
         title="What was measured does not tell the cause",
         what="Something went wrong, and none of the causes that gradwatch knows fits what it has seen.",
         where="As the alarm says; the cause may be anywhere.",
-        why="gradwatch names a cause only where numbers of this run support it. A guess would cost you more time than "
-        "it saves.",
+        why="gradwatch names a cause only where numbers of this run support it. A guess would cost you more time "
+        "than it saves.",
         what_to_do=(
             "Compare with the last version of the code, the data or the settings that trained well.",
             "Let it see more: tell the loss with watch.loss(loss), and look at every step with every=1.",

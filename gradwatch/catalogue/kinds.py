@@ -11,15 +11,17 @@ KINDS: tuple[Page, ...] = (
         title="The gradients are far too large",
         what="The gradients have become far larger than is usual for this run, or they are so large from the start "
         "that one step replaces the weights in place of improving them.",
-        where="The layers whose gradients are farthest above their own usual size are named, the worst first. Where the "
-        "signal grows from layer to layer, these are the first layers of the model.",
-        why="The backward pass multiplies one factor for each layer it goes through. Where these factors are above 1, "
-        "the product grows exponentially with the number of layers. A step along such a gradient lands far away from "
-        "everything that was learnt, and the loss often becomes NaN soon after.",
+        where="The layers whose gradients are farthest above their own usual size are named, the worst first. Where "
+        "the signal grows from layer to layer, these are the first layers of the model.",
+        why="The backward pass multiplies one factor for each layer it goes through. Where these factors are above "
+        "1, the product grows exponentially with the number of layers. A step along such a gradient lands far away "
+        "from everything that was learnt, and the loss often becomes NaN soon after.",
         what_to_do=(
             "Look at the first cause that the alarm names: it holds the numbers of your run.",
-            "Clip the gradients: gradwatch.watch(model, clip=gradwatch.ClipNorm(1.0)). It keeps a single bad step from "
-            "doing harm, but it does not repair weights that are too large.",
+            (
+                "Clip the gradients: gradwatch.watch(model, clip=gradwatch.ClipNorm(1.0)). It keeps a single bad "
+                "step from doing harm, but it does not repair weights that are too large."
+            ),
             "Lower the learning rate, or let it warm up over the first few hundred steps.",
             "Check the initialisation and the scale of the inputs.",
         ),
@@ -36,17 +38,17 @@ KINDS: tuple[Page, ...] = (
         "last layers still learn.",
         where="The layers that receive too little are named, the weakest first. They are compared with the layers "
         "nearest to the loss at the same step.",
-        why="The backward pass multiplies one factor for each layer it goes through. Where these factors are below 1, "
-        "the product shrinks exponentially: a sigmoid passes on a quarter at most, which leaves less than a millionth "
-        "after ten of them.",
+        why="The backward pass multiplies one factor for each layer it goes through. Where these factors are below "
+        "1, the product shrinks exponentially: a sigmoid passes on a quarter at most, which leaves less than a "
+        "millionth after ten of them.",
         what_to_do=(
             "Use nn.ReLU or nn.GELU between layers in place of nn.Sigmoid or nn.Tanh, with Kaiming initialisation.",
             "Put a normalisation layer after each layer with weights.",
             "Add shortcuts: x = x + block(x).",
             "In a model for sequences, use nn.LSTM or nn.GRU in place of nn.RNN.",
         ),
-        not_a_fault="Layers that are frozen, or that begin at zero on purpose (LoRA), are left alone. Where a part of "
-        "the model is meant to learn later, suppress the alarm for it with a reason.",
+        not_a_fault="Layers that are frozen, or that begin at zero on purpose (LoRA), are left alone. Where a part "
+        "of the model is meant to learn later, suppress the alarm for it with a reason.",
         see=("GW101", "GW201", "GW202", "GW206", "GW207"),
     ),
     Page(
@@ -55,11 +57,11 @@ KINDS: tuple[Page, ...] = (
         title="A number is NaN or infinite",
         what="A gradient, a weight or the loss is no longer an ordinary number but NaN or infinite. Whatever is "
         "computed with it becomes NaN too.",
-        where="The first layer named is where it sits or where it most probably began. A layer that holds a bad weight "
-        "comes first, although every gradient is NaN by then.",
-        why="It begins with one operation: a division by zero, a logarithm of zero, a root of zero on the way back, a "
-        "number too large for its type, a bad number in the data. One step later it is in the weights, and no further "
-        "step can repair a weight that is NaN.",
+        where="The first layer named is where it sits or where it most probably began. A layer that holds a bad "
+        "weight comes first, although every gradient is NaN by then.",
+        why="It begins with one operation: a division by zero, a logarithm of zero, a root of zero on the way back, "
+        "a number too large for its type, a bad number in the data. One step later it is in the weights, and no "
+        "further step can repair a weight that is NaN.",
         what_to_do=(
             "If weights are NaN, go back to a checkpoint from before that step: the run is lost from there on.",
             "Check the batch of that step: torch.isfinite(x).all().",
@@ -85,35 +87,37 @@ KINDS: tuple[Page, ...] = (
             "Initialise biases with zero, and weights with Kaiming initialisation.",
             "Put a normalisation layer before the activation.",
         ),
-        not_a_fault="Some units that are zero for most samples are what ReLU is for. So are units for inputs that are "
-        "rare in the data.",
+        not_a_fault="Some units that are zero for most samples are what ReLU is for. So are units for inputs that "
+        "are rare in the data.",
         see=("GW252", "GW253", "GW254", "GW105"),
     ),
     Page(
         code="GW105",
         name="saturation",
         title="Activations sit at their flat ends",
-        what="Most values of a sigmoid, a tanh or a softmax lie at the ends, where the curve is flat. There, a change "
-        "of the input changes next to nothing, so that next to no gradient comes back.",
+        what="Most values of a sigmoid, a tanh or a softmax lie at the ends, where the curve is flat. There, a "
+        "change of the input changes next to nothing, so that next to no gradient comes back.",
         where="The layers with the largest saturated share are named.",
-        why="The input of the activation is too large: through large weights, inputs in large units, or training that "
-        "has pushed the weights up for long.",
+        why="The input of the activation is too large: through large weights, inputs in large units, or training "
+        "that has pushed the weights up for long.",
         what_to_do=(
             "Scale the inputs to mean 0 and standard deviation 1.",
             "Use Xavier initialisation, and a normalisation layer before the activation.",
-            "Use nn.ReLU or nn.GELU between layers; keep the sigmoid for the last one, inside the loss: "
-            "nn.BCEWithLogitsLoss.",
+            (
+                "Use nn.ReLU or nn.GELU between layers; keep the sigmoid for the last one, inside the loss: "
+                "nn.BCEWithLogitsLoss."
+            ),
         ),
-        not_a_fault="The gates of an LSTM, and the last layer of a classifier that has learnt its task, are saturated "
-        "because they are sure.",
+        not_a_fault="The gates of an LSTM, and the last layer of a classifier that has learnt its task, are "
+        "saturated because they are sure.",
         see=("GW201", "GW203", "GW221", "GW251"),
     ),
     Page(
         code="GW106",
         name="lr_too_high",
         title="The steps are far too large",
-        what="Each step changes the weights by so much that it undoes what was learnt: an update is about as large as "
-        "the weights themselves, the loss rises far above where it began, or everything blew up right after the "
+        what="Each step changes the weights by so much that it undoes what was learnt: an update is about as large "
+        "as the weights themselves, the loss rises far above where it began, or everything blew up right after the "
         "learning rate had leapt up.",
         where="It is about the whole model; the weights that change most are named first.",
         why="The gradient tells the right direction only nearby. A step that is too long lands on the other side of "
@@ -121,8 +125,10 @@ KINDS: tuple[Page, ...] = (
         what_to_do=(
             "Lower the learning rate: the alarm says by how much. A factor of 10 is a good first try.",
             "Let it warm up over the first few hundred steps.",
-            "Try several rates over two orders of magnitude for a few hundred steps each, and take a third of the "
-            "largest that still learns.",
+            (
+                "Try several rates over two orders of magnitude for a few hundred steps each, and take a third of "
+                "the largest that still learns."
+            ),
             "After a leap, look at the schedule: epochs given where steps are meant, or a missing factor.",
         ),
         not_a_fault="Bold steps with which the loss goes down raise no alarm.",
@@ -132,20 +138,22 @@ KINDS: tuple[Page, ...] = (
         code="GW107",
         name="stalled",
         title="The weights do not move",
-        what="For many steps the weights have changed by next to nothing, and the loss has not become better either. "
-        "The training runs, but learns nothing.",
+        what="For many steps the weights have changed by next to nothing, and the loss has not become better "
+        "either. The training runs, but learns nothing.",
         where="It is about the whole model: even the layer that moves most hardly moves.",
-        why="The step is learning rate times gradient, after clipping and after what the optimizer makes of it. One of "
-        "these is tiny, or the change is lost when the weight is rounded.",
+        why="The step is learning rate times gradient, after clipping and after what the optimizer makes of it. One "
+        "of these is tiny, or the change is lost when the weight is rounded.",
         what_to_do=(
-            "Raise the learning rate: the alarm says by how much. An update of about a thousandth of the weights is "
-            "usual.",
+            (
+                "Raise the learning rate: the alarm says by how much. An update of about a thousandth of the "
+                "weights is usual."
+            ),
             "Look at the schedule: it may have come to zero long before the end.",
             "Raise or remove max_norm where gradients are clipped at every step.",
             "Leave eps of Adam at 1e-8, and keep weights in float32.",
         ),
-        not_a_fault="Small updates of weights that are trained already are left alone. A training that has reached its "
-        "end stands still, too.",
+        not_a_fault="Small updates of weights that are trained already are left alone. A training that has reached "
+        "its end stands still, too.",
         see=("GW212", "GW233", "GW281", "GW283", "GW285"),
     ),
     Page(
@@ -156,8 +164,8 @@ KINDS: tuple[Page, ...] = (
         "They stay as they are for the whole training.",
         where="The layers that are cut off are named.",
         why="The loss does not depend on them, because the graph was cut on the way (detach, .item(), .data, numpy, "
-        "torch.no_grad, an argmax), because the layer is never called, or because its weights were never handed to the "
-        "optimizer.",
+        "torch.no_grad, an argmax), because the layer is never called, or because its weights were never handed to "
+        "the optimizer.",
         what_to_do=(
             "Look for detach(), .data, .item(), numpy() and torch.no_grad() between that layer and the loss.",
             "Check that forward() calls the layer, and that lists of layers are nn.ModuleList.",
@@ -171,14 +179,17 @@ KINDS: tuple[Page, ...] = (
         code="GW109",
         name="input_scale",
         title="The inputs are in units that the model cannot digest",
-        what="The numbers that go into the model are very large or very small, or some features are thousands of times "
-        "as large as others.",
+        what="The numbers that go into the model are very large or very small, or some features are thousands of "
+        "times as large as others.",
         where="The first layer, which reads the data, is named.",
         why="The gradient of a weight is proportional to its input. With inputs in the thousands the first layer's "
         "gradient is thousands of times larger than the others', and no learning rate suits all of them. A small "
         "feature beside a large one is not heard.",
         what_to_do=(
-            "Subtract the mean of each feature and divide by its standard deviation, both taken from the training data.",
+            (
+                "Subtract the mean of each feature and divide by its standard deviation, both taken from the "
+                "training data."
+            ),
             "Divide images by 255.",
             "Take the logarithm of what spans many orders of magnitude, such as prices or counts.",
         ),
@@ -192,8 +203,8 @@ KINDS: tuple[Page, ...] = (
         what="A batch had a loss hundreds of times and a gradient thousands of times the usual, although the step "
         "before was an ordinary one and the learning rate had not changed.",
         where="It is not in the model but in the data of this step. The layers with the largest gradients are named.",
-        why="The weights were good a moment ago, so that only what they were shown can have changed: a corrupt sample, "
-        "a wrong unit in one file, a missing division, a label far out of range.",
+        why="The weights were good a moment ago, so that only what they were shown can have changed: a corrupt "
+        "sample, a wrong unit in one file, a missing division, a label far out of range.",
         what_to_do=(
             "Look at the batch of that step: its largest input and its largest target.",
             "Clip the gradients, so that one batch cannot do much harm: gradwatch.ClipNorm.",

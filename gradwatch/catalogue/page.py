@@ -114,6 +114,7 @@ SHAZEER_2017 = (
     "N. Shazeer et al. (2017): Outrageously large neural networks: the sparsely-gated mixture-of-experts layer. ICLR"
 )
 SMITH_2017 = "L. N. Smith (2017): Cyclical learning rates for training neural networks. WACV"
+VASWANI_2017 = "A. Vaswani et al. (2017): Attention is all you need. NeurIPS"
 ZHANG_2019 = (
     "H. Zhang, Y. N. Dauphin, T. Ma (2019): Fixup initialization: residual learning without normalization. ICLR"
 )

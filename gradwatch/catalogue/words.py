@@ -10,6 +10,7 @@ from gradwatch.catalogue.page import Page
 _TERMS: tuple[tuple[str, str, str], ...] = (
     ("activation", r"activations?", "what a layer puts out; also the function (ReLU, sigmoid) that bends it"),
     ("Adam", r"Adam\w*", "an optimizer that divides each gradient by its usual size, so that small ones count as well"),
+    ("attention", r"[Aa]ttention", "a layer that weighs, for each element of a sequence, how much all others matter"),
     ("autocast", r"autocast", "PyTorch computes in half precision where that is safe, and keeps float32 weights"),
     ("backward pass", r"backward( pass)?|way back", "computing all gradients, from the loss back to the first layer"),
     ("batch", r"(mini-)?batch(es)?", "the samples that one step learns from"),
@@ -79,7 +80,7 @@ _TERMS: tuple[tuple[str, str, str], ...] = (
 WORDS: Mapping[str, str] = {word: meaning for word, _, meaning in _TERMS}
 """Every term that is explained."""
 
-_PATTERNS = {word: re.compile(rf"(?<![\w.])(?:{pattern})(?!\w)") for word, pattern, _ in _TERMS}
+_PATTERNS = {word: re.compile(rf"(?<![\w.])(?:{pattern})(?!\w)", re.IGNORECASE) for word, pattern, _ in _TERMS}
 
 
 def words_in(page: Page) -> list[tuple[str, str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from gradwatch._decades import number
-from gradwatch.causes._remedies import access
+from gradwatch.causes._remedies import access, clip
 from gradwatch.records import Cause, Incident, ModelInfo, Remedy, StepRecord
 
 LARGE_INPUT = 10.0
@@ -49,5 +49,26 @@ def unscaled_inputs(incident: Incident, _record: StepRecord, _model: ModelInfo) 
                 reason="it does the same inside the model, and follows the data",
                 snippet=f"{access(module)} = nn.Sequential(nn.BatchNorm1d(num_features), {access(module)})",
             ),
+        ),
+    )
+
+
+def bad_batch(incident: Incident, record: StepRecord, _model: ModelInfo) -> Cause | None:
+    """One batch that is like no other."""
+    facts = incident.evidence
+    spoilt = Remedy("go back to a checkpoint from before this step", "its update has gone into the weights")
+    return Cause(
+        name="onebad_batch",
+        confidence=0.8,
+        evidence=f"the loss went from {facts['usual_loss']:.3g} to {facts['loss']:.3g} in one step, at the same "
+        "learning rate and after an ordinary update: only the batch is new",
+        remedies=(
+            Remedy(
+                action=f"look at the batch of step {incident.step}: its largest input and target",
+                reason="a corrupt sample, a missing division or a wrong unit in one file is enough",
+                snippet="assert x.abs().max() < 1e3, x.abs().amax(dim=-1)",
+            ),
+            clip(incident),
+            *(() if record.clipped else (spoilt,)),
         ),
     )

@@ -14,7 +14,7 @@ _LARGE = 2.0  # weight scale
 _BOLD = 0.1  # update over weight
 
 
-def dead_by_bias(incident: Incident, record: StepRecord, _model: ModelInfo) -> Cause | None:
+def dead_by_bias(incident: Incident, _record: StepRecord, _model: ModelInfo) -> Cause | None:
     """What the ReLU is given is negative as a whole: a constant has been added to it (Lu et al., 2020)."""
     facts = incident.evidence
     mean, std = facts.get("given_mean", math.nan), facts.get("given_std", math.nan)
@@ -41,7 +41,7 @@ def dead_by_bias(incident: Incident, record: StepRecord, _model: ModelInfo) -> C
     )
 
 
-def dead_by_learning_rate(incident: Incident, record: StepRecord, _model: ModelInfo) -> Cause | None:
+def dead_by_learning_rate(incident: Incident, _record: StepRecord, _model: ModelInfo) -> Cause | None:
     """A step of a wild size has moved all units below zero at once."""
     ratio = incident.evidence.get("largest_update", math.nan)
     if not ratio >= _BOLD:
@@ -68,8 +68,8 @@ def dead_units(incident: Incident, _record: StepRecord, _model: ModelInfo) -> Ca
     return Cause(
         name="dead_relu",
         confidence=0.4,
-        evidence=f"{percent(incident.evidence['share'])} of the units of {incident.evidence['activation']} give exactly "
-        "zero for all samples that were looked at",
+        evidence=f"{percent(incident.evidence['share'])} of the units of {incident.evidence['activation']} give "
+        "exactly zero for all samples that were looked at",
         remedies=(_leaky(incident.evidence["activation"]), NORMALISE),
     )
 

@@ -22,7 +22,7 @@ def cut_graph(incident: Incident, _record: StepRecord, _model: ModelInfo) -> Cau
     else:
         what = f"the output of {last} could carry a gradient, and none has come back to it"
         first = Remedy(
-            action=f"look {place} for .detach(), .data, .item(), .numpy(), torch.tensor(...) or an output that is not used",
+            action=f"look {place} for .detach(), .data, .item(), .numpy(), torch.tensor(...) or an unused output",
             reason="each of these cuts the way back from the loss",
         )
     return Cause(
@@ -59,6 +59,57 @@ def no_optimizer(incident: Incident, _record: StepRecord, _model: ModelInfo) -> 
                 action="freeze it in so many words, if it is not to be trained",
                 reason="its gradients are then not computed at all",
                 snippet=f"{access(last)}.requires_grad_(False)",
+            ),
+        ),
+    )
+
+
+def gradients_pile_up(incident: Incident, _record: StepRecord, _model: ModelInfo) -> Cause | None:
+    """Nobody has zeroed them: each step moves by the sum of all gradients so far."""
+    carried = incident.evidence.get("carried_grad", 0.0)
+    if not carried > 0:
+        return None
+    return Cause(
+        name="gradients_pile_up",
+        confidence=0.9,
+        evidence=f"when the backward pass began, the gradients of the step before were still there (norm "
+        f"{carried:.3g}): they add up from step to step",
+        remedies=(
+            Remedy(
+                action="zero the gradients once a step, after optimizer.step() or before loss.backward()",
+                reason="backward() adds to what is there",
+                snippet="optimizer.zero_grad()",
+            ),
+        ),
+    )
+
+
+_SQUARED = frozenset({"MseLoss", "SmoothL1Loss", "HuberLoss", "L1Loss"})
+_PROBABILITY = frozenset({"Sigmoid", "Softmax"})
+
+
+def unsuited_loss(_incident: Incident, _record: StepRecord, model: ModelInfo) -> Cause | None:
+    """A squared error of a probability: where the model is sure and wrong, it has no slope (Golik et al., 2013)."""
+    operations = model.operations
+    if operations is None or not operations.after:
+        return None
+    tail = (*operations.after[-1][1], *operations.in_loss) if operations.after else operations.in_loss
+    error = next((name for name in tail if name in _SQUARED), None)
+    probability = next((name for name in tail if name in _PROBABILITY), None)
+    if error is None or probability is None:
+        return None
+    sigmoid = probability == "Sigmoid"
+    better = "nn.BCEWithLogitsLoss()" if sigmoid else "nn.CrossEntropyLoss()"
+    return Cause(
+        name="unsuited_loss",
+        confidence=0.55,
+        evidence=f"a squared error is taken of what a {probability.lower()} gives: where the model is sure and wrong, "
+        "its slope is next to zero, so that the worst mistakes teach the least",
+        remedies=(
+            Remedy(
+                action=f"{better[:-2]} on the values before the {probability.lower()}",
+                reason="its slope is the error itself, however sure the model is",
+                snippet=f"loss = {better}(logits, target)",
             ),
         ),
     )

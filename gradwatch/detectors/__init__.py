@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from gradwatch._depth import DepthProfiles
 from gradwatch._scene import Forward
+from gradwatch._signal import SignalProfiles
 from gradwatch._weights import Weights
 from gradwatch.detectors.data_outlier import DataOutlierDetector
 from gradwatch.detectors.dead_relu import DeadReluDetector
@@ -23,6 +24,7 @@ from gradwatch.detectors.lr_too_high import LrTooHighDetector
 from gradwatch.detectors.nonfinite import NonfiniteDetector
 from gradwatch.detectors.saturation import SaturationDetector
 from gradwatch.detectors.stalled import StalledDetector
+from gradwatch.detectors.through_time import ThroughTimeDetector
 from gradwatch.detectors.vanishing import VanishingDetector
 from gradwatch.records import Incident, StepRecord
 
@@ -37,6 +39,7 @@ __all__ = [
     "NonfiniteDetector",
     "SaturationDetector",
     "StalledDetector",
+    "ThroughTimeDetector",
     "VanishingDetector",
     "default_detectors",
 ]
@@ -63,15 +66,17 @@ class Detector(Protocol):
 def default_detectors() -> tuple[Detector, ...]:
     """One detector of every kind, root causes first; they share what they derive from a step."""
     depth, weights, forward = DepthProfiles(), Weights(), Forward()
+    signal = SignalProfiles(forward)
     return (
         NonfiniteDetector(),
         DataOutlierDetector(weights),
         LrTooHighDetector(weights),
-        ExplodingDetector(depth, weights),
+        ExplodingDetector(depth, weights, signal),
         DisconnectedDetector(forward),
         DeadReluDetector(forward),
         SaturationDetector(forward, weights),
         InputScaleDetector(forward, weights),
-        VanishingDetector(depth, weights),
+        VanishingDetector(depth, weights, signal),
+        ThroughTimeDetector(weights),
         StalledDetector(weights),
     )

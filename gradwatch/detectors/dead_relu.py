@@ -37,7 +37,6 @@ class _Layer:
 
     activation: str
     layer: str
-    kind: str
     share: float
     row: int
 
@@ -74,15 +73,13 @@ class DeadReluDetector(Remembering[_DeadState]):
 
 def _silent_layers(calls: Calls) -> list[_Layer]:
     """Activations of the ReLU family of which most units are silent, in forward order; those given nothing are not."""
-    seen, found = calls.seen, []
-    for row, kind in enumerate(seen.kinds):
-        share = float(seen.dead_share[row])
-        if kind not in ("ReLU", "ReLU6") or not share >= SICK:
-            continue
+    seen, plan, found = calls.seen, calls.plan, []
+    shares = seen.dead_share[plan.relus]
+    for row in plan.relus[shares >= SICK].tolist():
         before = calls.before(row)
-        if before < 0 or (seen.in_std[before] == 0 and seen.in_mean[before] == 0):
+        if seen.in_std[before] == 0 and seen.in_mean[before] == 0:
             continue  # not this layer's doing: it is given zeros
-        found.append(_Layer(seen.modules[row], seen.modules[before], kind, share, row))
+        found.append(_Layer(seen.modules[row], seen.modules[before], float(seen.dead_share[row]), row))
     return found
 
 
@@ -90,8 +87,7 @@ def _dead(record: StepRecord, calls: Calls, layers: list[_Layer]) -> Incident:
     first = layers[0]
     names = dict.fromkeys(name for layer in layers for name in (layer.layer, layer.activation))
     rest = "" if len(layers) == 1 else f" and {len(layers) - 1} more"
-    mean = float(calls.seen.out_mean[calls.before(first.row)])
-    spread = float(calls.seen.out_std[calls.before(first.row)])
+    mean, spread = float(calls.seen.in_mean[first.row]), float(calls.seen.in_std[first.row])
     every = "Every unit" if first.share == 1 else f"{percent(first.share)} of the units"
     return Incident(
         kind="dead_relu",
@@ -103,7 +99,7 @@ def _dead(record: StepRecord, calls: Calls, layers: list[_Layer]) -> Incident:
         message=f"{every} of {first.activation}{rest} gives zero for every sample. A ReLU that gives zero passes no "
         "gradient back, so the layers before it learn nothing through it, and it cannot recover by itself.",
         optimizer=record.optimizer,
-        num_layers=sum(kind in ("ReLU", "ReLU6") for kind in calls.seen.kinds),
+        num_layers=len(calls.plan.relus),
         evidence={
             "rule": "dead" if first.share >= DEAD else "sick",
             "activation": first.activation,

@@ -1,4 +1,4 @@
-"""Disconnected: a trainable parameter that no optimizer owns, or that never gets a gradient although its module runs."""
+"""Disconnected: a trainable parameter that no optimizer owns, or that gets no gradient although its module runs."""
 
 from __future__ import annotations
 

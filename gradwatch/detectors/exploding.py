@@ -14,6 +14,7 @@ from gradwatch._baselines import WARM_STEPS, Episode, Level, Streaks, Usual, cou
 from gradwatch._decades import number, power
 from gradwatch._depth import FADE, DepthProfiles, Profile
 from gradwatch._memory import Memory, PerLayers
+from gradwatch._signal import SignalProfiles
 from gradwatch._weights import LARGE, REPLACED, Weights, WeightScale
 from gradwatch.records import Float64Array, Incident, Layer, Severity, StepRecord
 
@@ -22,6 +23,9 @@ BURST = 3.0
 
 SHALLOW = 2
 """Weight matrices up to which a network has no depth for a signal to grow over."""
+
+LOOKS = 2
+"""Probed steps in a row that show the signal itself growing on its way back."""
 
 _PATIENCE = {"replaced": 1, "burst": 1, "jump": 3, "growth": 3}
 
@@ -33,6 +37,8 @@ class _ExplodingState:
     weights: WeightScale = field(default_factory=WeightScale)
     total: Level = field(default_factory=Level)
     usual: Usual = field(default_factory=Usual)
+    looks: int = 0
+    """Probed steps in a row that show the signal itself growing."""
 
 
 class ExplodingDetector:
@@ -40,8 +46,14 @@ class ExplodingDetector:
 
     kind = "exploding"
 
-    def __init__(self, depth: DepthProfiles | None = None, weights: Weights | None = None) -> None:
+    def __init__(
+        self,
+        depth: DepthProfiles | None = None,
+        weights: Weights | None = None,
+        signal: SignalProfiles | None = None,
+    ) -> None:
         self._depth = depth or DepthProfiles()
+        self._signal = signal or SignalProfiles()
         self._weights = weights or Weights()
         self._memory = Memory(_ExplodingState)
         self._names = PerLayers(_names)
@@ -64,6 +76,11 @@ class ExplodingDetector:
         findings = self._findings(record, state)
         state.streaks.update(dict.fromkeys(findings, 0.0))
         ripe = state.streaks.ripe(_PATIENCE)
+        if (signal := self._signal.of(record)) is not None:
+            grows = signal.fade <= -FADE and signal.trend() <= -FADE
+            state.looks = state.looks + 1 if grows else 0
+            if state.looks >= LOOKS and not ripe:
+                findings["growth"], ripe = (lambda: _growing(record, signal)), ["growth"]
         found = []
         if state.episode.begins(symptom=bool(findings), alarm=bool(ripe)):
             incident = findings[ripe[0]]()

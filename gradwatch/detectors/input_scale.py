@@ -32,8 +32,8 @@ class _InputState:
 class InputScaleDetector(Remembering[_InputState]):
     """Inputs far from the size that weights are initialised for, in a model that hardly learns.
 
-    Large inputs alone are no fault: a normalisation layer or a small learning rate may be made for them. Where they make
-    training blow up, that incident is told as one of this kind (:mod:`gradwatch._judges`).
+    Large inputs alone are no fault: a normalisation layer or a small learning rate may be made for them. Where they
+    make training blow up, that incident is told as one of this kind (:mod:`gradwatch._judges`).
     """
 
     kind = "input_scale"
@@ -68,8 +68,8 @@ class InputScaleDetector(Remembering[_InputState]):
                 severity=Severity.WARNING,
                 value=rms,
                 threshold=LARGE_INPUT,
-                message=f"What {module} is given is far too large: {number(rms)} on average and up to {number(biggest)}, "
-                f"where about 1 is usual, and the loss has hardly fallen in {state.learning.count} steps.",
+                message=f"What {module} is given is far too large: {number(rms)} on average and up to "
+                f"{number(biggest)}, where about 1 is usual, and the loss has hardly fallen in {state.learning.count} steps.",
                 optimizer=record.optimizer,
                 num_layers=len(calls.seen.modules),
                 evidence={"rule": "large", "lr": record.lr, "loss": record.loss},

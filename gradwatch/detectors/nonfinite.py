@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from gradwatch._backward_order import WHAT, backward_birthplace, born_in_words
 from gradwatch._baselines import Episode
 from gradwatch._memory import Memory
-from gradwatch.records import Incident, Int64Array, Severity, StepRecord
+from gradwatch.records import Birthplace, Incident, Int64Array, Severity, StepRecord, Unavailable
 
 SKIPPED_STEPS = 20
 """A GradScaler halves its scale at each skip: 20 in a row are a factor of 10^6, so the scale is not the trouble."""
@@ -59,13 +60,15 @@ class NonfiniteDetector:
 
 
 def _nonfinite(record: StepRecord) -> Incident:
-    """Weights first, then gradients in the order in which they probably went bad."""
+    """Weights first, then the birthplace, then gradients in the order in which they probably went bad."""
     grads = record.num_nonfinite
     weights = np.zeros_like(grads) if record.num_nonfinite_weight is None else record.num_nonfinite_weight
     loss_is_bad = record.loss is not None and not math.isfinite(record.loss)
     order = _worst_first(record, weights, loss_is_bad=loss_is_bad)
     names = tuple(record.layers[index].name for index in order)
     bad_grads = int((grads > 0).sum())
+    birth = record.birthplace if loss_is_bad else backward_birthplace(record)
+    modules = _birth_modules(birth) if birth is not None and not weights.any() else ()
     evidence: dict[str, Any] = {
         "rule": "weight" if weights.any() else "gradient" if bad_grads else "loss",
         "loss": record.loss,
@@ -74,19 +77,38 @@ def _nonfinite(record: StepRecord) -> Incident:
         "num_layers_nonfinite": bad_grads,
         "dtype": record.layers[order[0]].dtype if order else "",
         "loss_scale": record.loss_scale,
+        "birthplace": None if birth is None else birth.to_json(),
     }
     return Incident(
         kind="nonfinite",
         step=record.step,
-        layers=names,
+        layers=(*modules, *names),
         severity=Severity.ERROR,
         value=float(weights.sum() + grads.sum()) if names else 1.0,
         threshold=0.0,
-        message=_nonfinite_message(record, order, weights, loss_is_bad=loss_is_bad),
+        message=_nonfinite_message(record, order, weights, birth if loss_is_bad else None),
         optimizer=record.optimizer,
-        num_layers=len(record.layers),
+        num_layers=len(record.layers) + len(modules),
         evidence=evidence,
+        unavailable=() if weights.any() else _gaps(record, birth, loss_is_bad=loss_is_bad),
     )
+
+
+def _birth_modules(birth: Birthplace) -> tuple[str, ...]:
+    """The modules of a birth on the way forward; the layers around it where it lies between them."""
+    if birth.direction != "forward":
+        return ()  # the parameters tell it, in this order
+    return birth.modules or ((birth.before[0], birth.after[0]) if birth.before and birth.after else ())
+
+
+def _gaps(record: StepRecord, birth: Birthplace | None, *, loss_is_bad: bool) -> tuple[Unavailable, ...]:
+    """What could not be seen of the birthplace, and why."""
+    if record.loss is None:
+        return (Unavailable(WHAT, "no loss was told: call watch.loss(loss) before loss.backward()"),)
+    if birth is not None or not loss_is_bad:
+        return ()
+    known = tuple(gap for gap in record.unavailable if gap.what == WHAT)
+    return known or (Unavailable(WHAT, "looking for it would have made the training wait for the device"),)
 
 
 def _worst_first(record: StepRecord, weights: Int64Array, *, loss_is_bad: bool) -> list[int]:
@@ -106,10 +128,12 @@ def _worst_first(record: StepRecord, weights: Int64Array, *, loss_is_bad: bool) 
     return first + [int(index) for index in by_gradient if grads[index] and not weights[index]]
 
 
-def _nonfinite_message(record: StepRecord, order: list[int], weights: Int64Array, *, loss_is_bad: bool) -> str:
-    loss = f"the loss is {record.loss}"
+def _nonfinite_message(record: StepRecord, order: list[int], weights: Int64Array, birth: Birthplace | None) -> str:
+    loss_is_bad = record.loss is not None and not math.isfinite(record.loss)
+    loss = f"The loss is {record.loss}"
     if not order:
-        return f"{loss.capitalize()}, although every gradient of this step is finite."
+        born = f"; {born_in_words(birth)}" if birth is not None else ""
+        return f"{loss}, although every gradient of this step is finite{born}."
     layer = record.layers[order[0]]
     if weights[order[0]]:
         count = f"{weights[order[0]]:,} of its {layer.numel:,} elements"
@@ -117,9 +141,11 @@ def _nonfinite_message(record: StepRecord, order: list[int], weights: Int64Array
     bad = int((record.num_nonfinite > 0).sum())
     many = f"{bad:,} of {len(record.layers):,} parameters"
     count = f"{record.num_nonfinite[order[0]]:,} of {layer.numel:,} elements"
+    if birth is not None:
+        return f"{loss}, and the gradients of {many} hold NaN or inf: {born_in_words(birth)}."
     if loss_is_bad:
         return (
-            f"{loss.capitalize()}, and the gradients of {many} hold NaN or inf: the forward pass produced it, "
+            f"{loss}, and the gradients of {many} hold NaN or inf: the forward pass produced it, "
             f"nearest to {layer.name} ({count})."
         )
     if bad == len(record.layers):

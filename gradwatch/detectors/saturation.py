@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 
 from gradwatch._baselines import STALLED_STEPS, WARM_STEPS, Episode, Learning, Progress, counts
-from gradwatch._scene import BOUNDED, Calls, Forward
+from gradwatch._scene import Calls, Forward
 from gradwatch._weights import Weights, WeightScale
 from gradwatch.detectors._base import Remembering
 from gradwatch.records import Incident, Severity, StepRecord
@@ -82,11 +82,9 @@ class SaturationDetector(Remembering[_SaturationState]):
 
 def _saturated(calls: Calls) -> dict[str, int]:
     """Hidden activations at their flat ends, by name, with their row."""
-    seen, found = calls.seen, {}
-    for row, share in enumerate(seen.saturated_share.tolist()):
-        if share >= SATURATED and seen.kinds[row] in BOUNDED and calls.is_hidden(row):
-            found.setdefault(seen.modules[row], row)
-    return found
+    bounded = calls.plan.bounded
+    rows = bounded[calls.seen.saturated_share[bounded] >= SATURATED].tolist()
+    return {calls.seen.modules[row]: row for row in reversed(rows)}
 
 
 def _saturation(record: StepRecord, calls: Calls, rows: dict[str, int], state: _SaturationState) -> Incident:
@@ -108,10 +106,10 @@ def _saturation(record: StepRecord, calls: Calls, rows: dict[str, int], state: _
         severity=Severity.ERROR,
         value=share,
         threshold=SATURATED,
-        message=f"{worst[0]} ({kind}) {what} for {percent(share)} of what it is given{rest}: there a change of the input "
-        f"changes next to nothing, so hardly any learning signal comes through, and the loss hardly falls.",
+        message=f"{worst[0]} ({kind}) {what} for {percent(share)} of what it is given{rest}: there a change of the "
+        "input changes next to nothing, so hardly any learning signal comes through, and the loss hardly falls.",
         optimizer=record.optimizer,
-        num_layers=sum(kind in BOUNDED for kind in seen.kinds),
+        num_layers=len(calls.plan.bounded),
         evidence={
             "rule": "from_the_start" if early else "learned",
             "activation": worst[0],
@@ -120,7 +118,7 @@ def _saturation(record: StepRecord, calls: Calls, rows: dict[str, int], state: _
             "given_data": bool(before >= 0 and seen.from_data[before] == 1),
             "share": share,
             "num_saturated": len(rows),
-            "given_std": float(seen.out_std[before]) if before >= 0 else math.nan,
+            "given_std": float(seen.in_std[row]),
             "passed_on": passed,
             "loss": record.loss,
             "lr": record.lr,

@@ -9,15 +9,13 @@ harmless in our corpus, for saturated units and clipping hold against it. What i
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from gradwatch._baselines import CLEAN_STEPS, STALLED_STEPS, WARM_STEPS, Episode, Level, Progress, counts
 from gradwatch._horizon import Horizon, horizon, in_words
-from gradwatch._memory import Memory
 from gradwatch._weights import Weights
-from gradwatch.detectors.stalled import CREEPING
+from gradwatch.detectors._base import Remembering
 from gradwatch.records import Incident, Severity, StepRecord, TimeProfile
 
 LOST = 3.0
@@ -28,6 +26,9 @@ GAINED = 4.0
 
 PROBES = 2
 """Probed steps in a row: a single batch proves nothing."""
+
+_CREEPING = 3e-5
+"""Update over weight of the matrix that moves most, below which a loss stands still because nothing moves."""
 
 _LEARNT = 0.9
 """Share of its first loss that a run has lost when its task is done, long memory or not."""
@@ -68,22 +69,14 @@ class _Finding:
     at_end: bool
 
 
-class ThroughTimeDetector:
-    """The learning signal fades or grows through time in a recurrent layer: incidents ``vanishing`` and ``exploding``."""
+class ThroughTimeDetector(Remembering[_TimeState]):
+    """The learning signal fades or grows through time in a recurrent layer: ``vanishing``, ``exploding``."""
 
     kind = "through_time"
 
     def __init__(self, weights: Weights | None = None) -> None:
+        super().__init__(_TimeState)
         self._weights = weights or Weights()
-        self._memory = Memory(_TimeState)
-
-    def state_dict(self) -> dict[str, Any]:
-        """What is remembered, as plain data."""
-        return self._memory.to_plain()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """The inverse of :meth:`state_dict`."""
-        self._memory.from_plain(state)
 
     def observe(self, record: StepRecord) -> list[Incident]:
         """The incidents that begin at this step."""
@@ -94,7 +87,9 @@ class ThroughTimeDetector:
         found = _by_module(record.through_time) if record.through_time else {}
         if found:
             state.fades = {m: state.fades.get(m, 0) + 1 for m, f in found.items() if _fading(f).horizon.decades >= LOST}
-            state.grows = {m: state.grows.get(m, 0) + 1 for m, f in found.items() if _growing(f).horizon.decades <= -GAINED}
+            state.grows = {
+                m: state.grows.get(m, 0) + 1 for m, f in found.items() if _growing(f).horizon.decades <= -GAINED
+            }
         fading = [_fading(found[m]) for m, num in state.fades.items() if m in found and num >= PROBES]
         fading = [finding for finding in fading if _matters(finding, state)]
         growing = [_growing(found[m]) for m, num in state.grows.items() if m in found and num >= PROBES]
@@ -114,7 +109,7 @@ class ThroughTimeDetector:
         ratios = self._weights.update_ratio(record)
         if ratios is not None:
             moving = ratios[ratios >= 0]
-            state.rests = bool(len(moving)) and float(moving.max()) < CREEPING
+            state.rests = bool(len(moving)) and float(moving.max()) < _CREEPING
         state.spiked += 1
         if record.total_norm > 0:
             level = math.log10(record.total_norm)
@@ -151,8 +146,12 @@ def _matters(finding: _Finding, state: _TimeState) -> bool:
     """Whether the run seems to need what does not arrive: the loss has stood still, and the task is not done."""
     if state.progress.since < STALLED_STEPS or state.rests or math.isnan(state.first):
         return False
-    learnt = (state.first - state.progress.best) / abs(state.first) if state.first else 0.0
-    return learnt < (_LEARNT if finding.at_end else _BEGUN)
+    return _learnt(state) < (_LEARNT if finding.at_end else _BEGUN)
+
+
+def _learnt(state: _TimeState) -> float:
+    """Share of its first loss that the run has lost."""
+    return (state.first - state.progress.best) / abs(state.first) if state.first else 0.0
 
 
 def _harms(state: _TimeState) -> bool:
@@ -162,6 +161,8 @@ def _harms(state: _TimeState) -> bool:
 
 
 def _vanishing(record: StepRecord, finding: _Finding, state: _TimeState) -> Incident:
+    # A floor that is reached and a memory that is too short look alike: only the user knows the task.
+    perhaps = " Where the task needs no longer memory, this is no fault." if _learnt(state) >= _BEGUN else ""
     return Incident(
         kind="vanishing",
         step=record.step,
@@ -170,7 +171,7 @@ def _vanishing(record: StepRecord, finding: _Finding, state: _TimeState) -> Inci
         value=finding.horizon.ratio,
         threshold=10**-LOST,
         message=f"In {_place(finding.profile)} {in_words(finding.horizon)}; and the loss has stood still for "
-        f"{state.progress.since} steps.",
+        f"{state.progress.since} steps.{perhaps}",
         optimizer=record.optimizer,
         evidence=_evidence(record, finding, state),
     )
@@ -180,7 +181,8 @@ def _exploding(record: StepRecord, finding: _Finding, state: _TimeState) -> Inci
     harm = (
         f"the loss has stood still for {state.progress.since} steps"
         if state.progress.since >= STALLED_STEPS
-        else f"the gradients' norm jumped {state.spiked} steps ago" if state.spiked
+        else f"the gradients' norm jumped {state.spiked} steps ago"
+        if state.spiked
         else "the gradients' norm has just jumped"
     )
     return Incident(

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gradwatch._baselines import STALLED_STEPS, WARM_STEPS, Episode, Progress, Streaks, counts
+from gradwatch._baselines import STALLED_STEPS, WARM_STEPS, Episode, Learning, Progress, Streaks, counts
 from gradwatch._decades import fraction, power
 from gradwatch._depth import FADE, DepthProfiles, Profile
 from gradwatch._memory import Memory
+from gradwatch._signal import SignalProfiles
 from gradwatch._weights import Weights, WeightScale
 from gradwatch.records import Incident, Severity, StepRecord
 
@@ -24,6 +25,9 @@ SILENT_STEPS = 30
 """Steps with a gradient of exactly zero after which a layer in the midst of others counts as silenced: a branch that
 is used now and then is none."""
 
+_LOOKS = {"fade": 2, "slow": 2}
+"""Probed steps in a row that show the signal itself fading."""
+
 _PATIENCE = {"zero": 5, "fade": 5, "gap": 10, "notch": 10, "silent": 1, "slow": 5}
 
 
@@ -32,6 +36,7 @@ class _VanishingState:
     """What is remembered of one optimizer.
 
     Attributes:
+        looks: For how many looks in a row the signal itself has faded.
         silent: For how many steps in a row each module in the midst of others has had a gradient of exactly zero.
         awake: Steps in a row in which every module had a gradient.
         complete: Whether that has been so for long: a module that is silent now is then not an unused branch.
@@ -41,6 +46,8 @@ class _VanishingState:
     streaks: Streaks = field(default_factory=Streaks)
     weights: WeightScale = field(default_factory=WeightScale)
     progress: Progress = field(default_factory=Progress)
+    learning: Learning = field(default_factory=Learning)
+    looks: Streaks = field(default_factory=Streaks)
     silent: dict[str, int] = field(default_factory=dict)
     awake: int = 0
     complete: bool = False
@@ -63,8 +70,14 @@ class VanishingDetector:
 
     kind = "vanishing"
 
-    def __init__(self, depth: DepthProfiles | None = None, weights: Weights | None = None) -> None:
+    def __init__(
+        self,
+        depth: DepthProfiles | None = None,
+        weights: Weights | None = None,
+        signal: SignalProfiles | None = None,
+    ) -> None:
         self._depth = depth or DepthProfiles()
+        self._signal = signal or SignalProfiles()
         self._weights = weights or Weights()
         self._memory = Memory(_VanishingState)
 
@@ -83,12 +96,19 @@ class VanishingDetector:
         state = self._memory.of(record.optimizer)
         state.progress.update(record.loss)
         state.weights = self._weights.scale(record) or state.weights
+        state.learning.update(record.loss)
         profile = self._depth.of(record)
         state.awake = state.awake + 1 if profile.lowest > -math.inf else 0
         state.complete = state.complete or state.awake >= WARM_STEPS
         symptoms = {symptom.rule: symptom for symptom in _symptoms(profile, state)}
         state.streaks.update({rule: symptom.height for rule, symptom in symptoms.items()})
         ripe = state.streaks.ripe(_PATIENCE)
+        if not ripe and (signal := self._signal.of(record)) is not None:
+            fading = {symptom.rule: symptom for symptom in _fading(signal, state)}
+            state.looks.update({rule: symptom.height for rule, symptom in fading.items()})
+            ripe = state.looks.ripe(_LOOKS)
+            if ripe:
+                profile, symptoms = signal, fading
         if state.episode.begins(symptom=bool(symptoms), alarm=bool(ripe)):
             return [_vanishing(record, profile, symptoms[ripe[0]], state.weights)]
         return []
@@ -96,7 +116,7 @@ class VanishingDetector:
 
 def _symptoms(profile: Profile, state: _VanishingState) -> list[_Symptom]:
     """Every way in which the signal of this step is weak somewhere."""
-    trend = _fading(profile, state.progress)
+    trend = _fading(profile, state)
     if profile.highest - profile.lowest < FADE or profile.highest == -math.inf:
         state.silent = {}
         return trend
@@ -107,9 +127,9 @@ def _symptoms(profile: Profile, state: _VanishingState) -> list[_Symptom]:
     return [*broken, *trend, *_notch(profile), *_silenced(profile, state)]
 
 
-def _fading(profile: Profile, progress: Progress) -> list[_Symptom]:
-    """A trend over depth; half of it counts when the loss stands still."""
-    slow = progress.since >= STALLED_STEPS
+def _fading(profile: Profile, state: _VanishingState) -> list[_Symptom]:
+    """A trend over depth; half of it counts when the loss stands still, or has hardly fallen since the start."""
+    slow = state.progress.since >= STALLED_STEPS or state.learning.hardly(STALLED_STEPS)
     threshold = FADE_WEAK if slow else FADE
     if profile.fade < threshold or (decades := profile.trend()) < threshold:
         return []

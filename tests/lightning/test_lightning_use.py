@@ -237,3 +237,16 @@ def test_the_module_and_its_copies_stay_clean(pl):
     assert len(copies) == 4
     assert not [name for name in set(vars(net)) - attributes if "watch" in name]
     assert not any(m._forward_hooks or m._backward_hooks or m._forward_pre_hooks for m in net.modules())
+
+
+def test_the_birthplace_of_a_nonfinite_loss_is_found(pl):
+    """Lightning hands over the loss with its graph, scaled or not: the operation and the bracket are read off it."""
+
+    def training_step(self: Any, batch: Any, _batch_idx: int) -> Any:
+        return (self.net(batch) * 0 - 1).log().mean()
+
+    for options in ({}, {"accumulate_grad_batches": 2}):
+        watch = quiet_watch()
+        records = fit(pl, module(pl, training_step=training_step), watch, **options)
+        assert records[0].birthplace.operation == "logarithm"
+        assert watch.incidents[0].causes[0].name == "domain_operation"

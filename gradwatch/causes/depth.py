@@ -1,0 +1,233 @@
+"""Causes that lie in the depth of a network and in the size of its weights.
+
+Sources: Hochreiter (1991) and Bengio, Simard & Frasconi (1994) on why signals fade; Glorot & Bengio (2010) and He et
+al. (2015) on initialisation; Ioffe & Szegedy (2015) and Ba, Kiros & Hinton (2016) on normalisation; He et al. (2016)
+on shortcuts.
+"""
+
+from __future__ import annotations
+
+import math
+
+from gradwatch.causes._remedies import NORMALISE, access, assign, count, initialisation, initialise_all
+from gradwatch.records import Cause, Incident, ModelInfo, ModuleInfo, Remedy, StepRecord
+from gradwatch.wording import percent
+
+_SATURATING = frozenset({"Sigmoid", "Tanh", "Hardsigmoid", "Hardtanh", "Softsign", "LogSigmoid"})
+_DYING = frozenset({"ReLU", "ReLU6"})
+_NORMALISING = ("BatchNorm", "SyncBatchNorm", "LayerNorm", "GroupNorm", "InstanceNorm", "RMSNorm")
+_SMALL, _LARGE = 0.5, 2.0  # weight scale; torch's own default of 0.4 is small for a deep net without normalisation
+_MIN_DEPTH = 4  # layers; fewer need no normalisation to pass a signal on
+_DEEP = 10  # layers; from here on shortcuts are the custom
+_GROWN = 3.0  # times the weights' norm when they were first seen
+_SOME = 0.1  # share of values on the flat ends that is worth a word
+_OVER_DEPTH = ("fade", "slow", "growth", "replaced")
+
+
+def saturating_activations(incident: Incident, record: StepRecord, model: ModelInfo) -> Cause | None:
+    """Activations that weaken the signal on its way back (Hochreiter, 1991)."""
+    if incident.evidence.get("rule") not in ("fade", "slow", "gap"):
+        return None
+    names = [module.name for module in way_back(incident, model) if module.kind in _SATURATING]
+    kinds = {module.kind for module in model.modules if module.name in names}
+    if not names and model.operations is not None:  # activations that no module stands for
+        chain = [(name, set(operations) & _SATURATING) for name, operations in model.operations.after]
+        kinds = set().union(*(found for _, found in chain))
+        names = [name for name, found in chain for _ in found]
+    if not names:
+        return None
+    first, word = min(kinds), " and ".join(sorted(kinds))
+    sigmoid = any("igmoid" in kind for kind in kinds)
+    # A sigmoid weakens the signal always, a tanh only where its inputs are large.
+    most = "a sigmoid passes on at most 25 %" if sigmoid else "they pass on little where their input is large"
+    share = incident.evidence.get("saturated_share", math.nan)
+    flat = f", and {percent(share)} of their values sit on the flat ends" if share >= _SOME else ""
+    is_module = any(module.name == names[0] and module.kind in kinds for module in model.modules)
+    replacement = assign(names[0], "nn.ReLU()") if is_module else ""
+    return Cause(
+        name="saturating_activations",
+        confidence=0.85 if sigmoid else 0.5,
+        evidence=f"{count(len(names), f'{word} activation')} on the way back to {incident.layers[0]}; {most}{flat}",
+        remedies=(
+            Remedy(
+                action=f"nn.ReLU or nn.GELU in place of nn.{first}, with Kaiming initialisation",
+                reason="they pass the signal on undiminished where a unit is active",
+                snippet="; ".join(filter(None, (replacement, _kaiming(incident, record)))),
+            ),
+            NORMALISE,
+            Remedy(action="a shortcut past every two layers", reason="the signal has a way back that nothing weakens"),
+        ),
+    )
+
+
+def zero_weights(incident: Incident, record: StepRecord, model: ModelInfo) -> Cause | None:
+    """Weights of exactly zero, which no gradient passes."""
+    if incident.evidence.get("rule") != "zero" or incident.evidence.get("weight_scale") != 0:
+        return None
+    return Cause(
+        name="zero_weights",
+        confidence=0.9,
+        evidence=f"{incident.evidence['smallest_weight']} and most other weights are exactly zero, so that nothing "
+        "passes through them",
+        remedies=(
+            Remedy(
+                action="initialise the weights with random numbers",
+                reason="with equal weights all units of a layer stay equal for ever",
+                snippet=initialise_all(record, model),
+            ),
+        ),
+    )
+
+
+def small_weights(incident: Incident, record: StepRecord, model: ModelInfo) -> Cause | None:
+    """Half of the common size in every layer is a factor of 10^-3 over ten layers."""
+    scale = incident.evidence.get("weight_scale", math.nan)
+    if incident.evidence.get("rule") not in ("fade", "slow") or not 0 < scale < _SMALL:
+        return None
+    return Cause(
+        name="small_weights",
+        confidence=0.9 if scale < _SMALL / 2 else 0.6,
+        evidence=f"the weights have {scale:.2g} of the size that keeps a signal as strong as it is (median of the "
+        f"layers; {incident.evidence['smallest_weight']} is the smallest)",
+        remedies=(
+            Remedy(
+                action=f"{initialisation(model)[0]} initialisation",
+                reason="it gives each layer the size at which a signal neither fades nor grows",
+                snippet=initialise_all(record, model),
+            ),
+            NORMALISE,
+        ),
+    )
+
+
+def large_weights(incident: Incident, record: StepRecord, model: ModelInfo) -> Cause | None:
+    """Weights far above the common size."""
+    scale = incident.evidence.get("weight_scale", math.nan)
+    if incident.evidence.get("rule") not in ("replaced", "growth") or not scale > _LARGE:
+        return None
+    return Cause(
+        name="large_weights",
+        confidence=0.8,
+        evidence=f"the weights have {scale:.2g} times the size that keeps a signal as strong as it is (median of the "
+        f"layers; {incident.evidence['largest_weight']} is the largest)",
+        remedies=(
+            Remedy(
+                action=f"{initialisation(model)[0]} initialisation",
+                reason="it gives each layer the size at which a signal neither fades nor grows",
+                snippet=initialise_all(record, model),
+            ),
+            NORMALISE,
+        ),
+    )
+
+
+def dead_relu(incident: Incident, _record: StepRecord, model: ModelInfo) -> Cause | None:
+    """A gradient of exactly zero behind weights that are not zero: every unit in between is switched off."""
+    if incident.evidence.get("rule") not in ("zero", "silent"):
+        return None
+    scale = incident.evidence.get("weight_scale")
+    dying = [module for module in way_back(incident, model) if module.kind in _DYING]
+    if not dying or scale == 0:
+        return None
+    return Cause(
+        name="dead_relu",
+        confidence=0.75 if scale is not None else 0.5,
+        evidence=f"a gradient of exactly zero, and {count(len(dying), f'{dying[-1].kind} activation')} on the way: "
+        "a ReLU whose input is negative for every sample passes nothing on",
+        remedies=(
+            Remedy(
+                action="nn.LeakyReLU or nn.GELU in place of nn.ReLU",
+                reason="they pass something on for negative inputs too, so that a unit can recover",
+                snippet=assign(dying[-1].name, "nn.LeakyReLU(0.01)"),
+            ),
+            Remedy(
+                action="look for a large negative bias, or a step with a far too high learning rate before this one",
+                reason="both push all units of a layer below zero at once",
+            ),
+        ),
+    )
+
+
+def no_normalisation(incident: Incident, _record: StepRecord, model: ModelInfo) -> Cause | None:
+    """Many layers and nothing that brings the signal back to size (Ioffe & Szegedy, 2015)."""
+    if incident.evidence.get("rule") not in _OVER_DEPTH or not model.modules:
+        return None
+    if any(module.kind.startswith(_NORMALISING) for module in model.modules):
+        return None
+    depth = sum(module.num_parameters > 0 for module in model.modules)
+    if depth < _MIN_DEPTH:
+        return None
+    return Cause(
+        name="no_normalisation",
+        confidence=0.4,
+        evidence=f"{depth} layers with weights and not one normalisation layer: small deviations multiply with depth",
+        remedies=(NORMALISE,),
+    )
+
+
+def no_shortcuts(incident: Incident, _record: StepRecord, model: ModelInfo) -> Cause | None:
+    """A long chain without a way round (He et al., 2016); only told where the graph was seen."""
+    operations = model.operations
+    if operations is None or operations.has_shortcuts or incident.evidence.get("rule") not in _OVER_DEPTH:
+        return None
+    depth = len(operations.after)
+    if depth < _DEEP:
+        return None
+    return Cause(
+        name="no_shortcuts",
+        confidence=0.35,
+        evidence=f"{depth} layers in a row, and no shortcut past any of them: the signal must pass every one",
+        remedies=(
+            Remedy(
+                action="a shortcut past every two layers",
+                reason="the signal has a way back that nothing weakens",
+                snippet="h = h + block(h)",
+            ),
+            NORMALISE,
+        ),
+    )
+
+
+def growing_weights(incident: Incident, _record: StepRecord, _model: ModelInfo) -> Cause | None:
+    """Weights that have grown far since they were first seen (Krogh & Hertz, 1992, on weight decay)."""
+    first, last = incident.evidence.get("first_weight", math.nan), incident.evidence.get("last_weight", math.nan)
+    if not (first > 0 and last >= _GROWN * first):
+        return None
+    return Cause(
+        name="growing_weights",
+        confidence=0.5,
+        evidence=f"the weights have grown from a norm of {first:.3g} to {last:.3g} in this run",
+        remedies=(
+            Remedy(
+                action="weight decay (L2 regularisation)",
+                reason="it pulls weights back that no gradient keeps up",
+                snippet="torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.01)",
+            ),
+            Remedy(
+                action="an L1 penalty in the loss",
+                reason="it does the same, and brings weights that are of no use to zero",
+                snippet="loss = loss + 1e-5 * sum(p.abs().sum() for p in model.parameters())",
+            ),
+            NORMALISE,
+        ),
+    )
+
+
+def way_back(incident: Incident, model: ModelInfo) -> tuple[ModuleInfo, ...]:
+    """The modules behind the first weak layer, up to the one that is well."""
+    names = [module.name for module in model.modules]
+    weak = [names.index(name) for name in incident.layers if name in names]
+    if not weak:
+        return ()
+    last = incident.evidence.get("last")
+    end = names.index(last) if last in names else len(names)
+    return model.modules[min(weak) : end]
+
+
+def _kaiming(incident: Incident, record: StepRecord) -> str:
+    """The initialisation of the incident's first layer, as code."""
+    names = set(incident.layers)
+    for layer in record.layers:
+        if len(layer.shape) > 1 and (layer.module in names or layer.name in names):
+            return f'nn.init.kaiming_normal_({access(layer.name)}, nonlinearity="relu")'
+    return ""

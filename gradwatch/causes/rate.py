@@ -1,0 +1,192 @@
+"""Causes that lie in the learning rate and in what else decides on the size of a step.
+
+Sources: Goyal et al. (2017) on warm-up; Smith (2017) on finding a rate; Kingma & Ba (2015) on Adam and its eps;
+Pascanu, Mikolov & Bengio (2013) on clipping; Micikevicius et al. (2018) on updates that half precision rounds away.
+"""
+
+from __future__ import annotations
+
+import math
+
+from gradwatch.causes._remedies import clip
+from gradwatch.records import Cause, Incident, ModelInfo, Remedy, StepRecord
+
+_LR_CAN_HELP = 10.0  # update over weight; beyond, the gradients themselves are the trouble
+_BOLD = 0.01  # update over weight; a hundredth is still a bold step
+_CLIPPED_AWAY = 0.01  # norm after clipping over norm before: what is left is a hundredth
+_LARGE_EPS = 10.0  # an optimizer that divides by more than that is not dividing by a gradient
+_HALF_STEP = {"bfloat16": 2.0**-9, "float16": 2.0**-12}  # a change of less than this share of a weight rounds to none
+
+
+def lr_too_high(incident: Incident, record: StepRecord, _model: ModelInfo) -> Cause | None:
+    """Updates that are large against the weights (Goyal et al., 2017, on warm-up)."""
+    ratio = incident.evidence.get("update_ratio")
+    if ratio is None or not ratio > _BOLD:
+        return None
+    blamed = incident.kind == "lr_too_high" or ratio <= _LR_CAN_HELP
+    known = math.isfinite(record.lr) and math.isfinite(ratio) and blamed
+    lower = Remedy("a far lower learning rate", "an update should be a small part of the weights")
+    if known:
+        # A power of ten, since the ratio is an estimate; the first updates are the largest, so begin with little.
+        factor = 10.0 ** min(max(1, math.floor(math.log10(ratio / _BOLD) / 2)), 3)
+        lr = record.lr / factor
+        lower = Remedy(
+            action=f"a learning rate lower by a factor of {factor:,.0f}: {lr:.2g} in place of {record.lr:.3g}, and "
+            "lower still if the alarm comes again",
+            reason=lower.reason,
+            snippet=f'for group in optimizer.param_groups: group["lr"] /= {factor:.0f}',
+        )
+    return Cause(
+        name="lr_too_high",
+        confidence=0.7 if blamed else 0.3,
+        evidence=f"one update is {ratio:.2g} times as large as the weights (usual is about a thousandth of them)"
+        + (f", at a learning rate of {record.lr:.3g}" if math.isfinite(record.lr) else ""),
+        remedies=(
+            *((lower,) if blamed else ()),
+            clip(incident),
+            Remedy(
+                action="a warm-up: let the learning rate rise over the first few hundred steps",
+                reason="the first gradients are often the largest",
+            ),
+        ),
+    )
+
+
+def lr_jumped(incident: Incident, record: StepRecord, _model: ModelInfo) -> Cause | None:
+    """The learning rate leapt up."""
+    before = incident.evidence.get("lr_before")
+    if before is None:
+        return None
+    return Cause(
+        name="lr_jumped",
+        confidence=0.9,
+        evidence=f"the learning rate went from {before:.3g} to {record.lr:.3g} within a few steps, and nothing was "
+        "amiss before",
+        remedies=(
+            Remedy(
+                action=f"look at the learning-rate schedule: stay near {before:.3g}",
+                reason="training went well with it; a wrong unit (epochs for steps) or a missing factor is usual",
+                snippet=f'for group in optimizer.param_groups: group["lr"] = {before:.3g}',
+            ),
+            Remedy(
+                action="go back to a checkpoint from before the leap",
+                reason="the steps since then have undone what was learnt",
+            ),
+        ),
+    )
+
+
+def no_clipping(incident: Incident, record: StepRecord, _model: ModelInfo) -> Cause | None:
+    """Nothing held the gradients back (Pascanu et al., 2013)."""
+    usual = incident.evidence.get("usual_norm")
+    if usual is None or record.clipped:
+        return None
+    return Cause(
+        name="no_clipping",
+        confidence=0.3,
+        evidence=f"a norm of {record.total_norm:.3g}, usually {usual:.3g}, went into the step unclipped",
+        remedies=(clip(incident),),
+    )
+
+
+def clipped_away(incident: Incident, record: StepRecord, _model: ModelInfo) -> Cause | None:
+    """Clipping leaves next to nothing."""
+    left = incident.evidence.get("clip", 1.0)
+    if not left < _CLIPPED_AWAY:
+        return None
+    limit = f"{2 * record.total_norm:.2g}"
+    return Cause(
+        name="clipping_too_small",
+        confidence=0.9,
+        evidence=f"clipping leaves {left:.2g} of the gradients: a norm of {record.total_norm:.3g} is cut down to "
+        f"{record.clipped_norm:.3g}",
+        remedies=(
+            Remedy(
+                action=f"clip at a norm of {limit} instead",
+                reason=f"twice the present norm of {record.total_norm:.3g}: clipping is for outliers, not for all",
+                snippet=f"gradwatch.watch(model, clip=gradwatch.ClipNorm(max_norm={limit}))",
+            ),
+        ),
+    )
+
+
+def eps_too_large(incident: Incident, _record: StepRecord, _model: ModelInfo) -> Cause | None:
+    """An eps that drowns the gradients (Kingma & Ba, 2015)."""
+    divisor = incident.evidence.get("divisor")
+    if divisor is None or not divisor > _LARGE_EPS:
+        return None
+    return Cause(
+        name="eps_too_large",
+        confidence=0.8,
+        evidence=f"the optimizer divides the gradient of every layer by about {divisor:.2g}, whatever its size: an eps "
+        "of about that size drowns them",
+        remedies=(
+            Remedy(
+                action="Adam's default eps of 1e-8",
+                reason="it is there to avoid a division by zero, and must be far smaller than any gradient",
+                snippet='for group in optimizer.param_groups: group["eps"] = 1e-8',
+            ),
+        ),
+    )
+
+
+def schedule_at_zero(_incident: Incident, record: StepRecord, _model: ModelInfo) -> Cause | None:
+    """A rate of zero."""
+    if record.lr != 0:
+        return None
+    return Cause(
+        name="schedule_at_zero",
+        confidence=0.9,
+        evidence="the learning rate is exactly zero",
+        remedies=(
+            Remedy(
+                action="look at the learning-rate schedule: its number of steps, and whether it counts steps or epochs",
+                reason="a rate of zero stops training",
+                snippet='print([group["lr"] for group in optimizer.param_groups])',
+            ),
+        ),
+    )
+
+
+def lr_too_low(incident: Incident, record: StepRecord, model: ModelInfo) -> Cause | None:
+    """A learning rate that moves nothing."""
+    if clipped_away(incident, record, model) or eps_too_large(incident, record, model):
+        return None
+    ratio = incident.evidence.get("update_ratio", math.nan)
+    if record.lr == 0:
+        return None
+    higher = Remedy("a higher learning rate", "an update of about a thousandth of the weights is usual")
+    if ratio > 0 and math.isfinite(record.lr):
+        factor = 10.0 ** math.floor(math.log10(0.001 / ratio))
+        higher = Remedy(
+            action=f"a learning rate higher by a factor of about {factor:,.0f}: {record.lr * factor:.2g} in place of "
+            f"{record.lr:.3g}",
+            reason=higher.reason,
+            snippet=f'for group in optimizer.param_groups: group["lr"] *= {factor:.0f}',
+        )
+    return Cause(
+        name="lr_too_low",
+        confidence=0.7,
+        evidence=f"at a learning rate of {record.lr:.3g} one update is {ratio:.2g} of the size of the weights (usual "
+        "is about a thousandth), and clipping takes nothing of it away",
+        remedies=(higher,),
+    )
+
+
+def rounded_away(incident: Incident, record: StepRecord, _model: ModelInfo) -> Cause | None:
+    """Half-precision weights that round small updates away (Micikevicius et al., 2018)."""
+    dtype = incident.evidence.get("dtype", "")
+    if dtype not in _HALF_STEP or record.lr == 0:
+        return None
+    return Cause(
+        name="rounded_away",
+        confidence=0.75,
+        evidence=f"the weights are {dtype}: a change of less than {_HALF_STEP[dtype]:.1g} of a weight rounds to none",
+        remedies=(
+            Remedy(
+                action=f"float32 weights, and {dtype} for the computation only",
+                reason="small updates add up instead of being rounded away",
+                snippet=f'model.float(); torch.autocast("cuda", dtype=torch.{dtype})',
+            ),
+        ),
+    )

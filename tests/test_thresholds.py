@@ -1,0 +1,297 @@
+"""Every threshold that can be changed from outside really decides something, everywhere where it is used."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+import math
+import sys
+
+import numpy as np
+import pytest
+
+from gradwatch._judges import Judges
+from gradwatch.detectors import default_detectors
+from gradwatch.errors import ArgumentTypeError, ArgumentValueError
+from gradwatch.records import Layer, ModelInfo, StepRecord
+from gradwatch.thresholds import THRESHOLDS, check, override
+
+CONSTANTS = {name: threshold for name, threshold in THRESHOLDS.items() if threshold.room is not None}
+
+
+def judging():
+    """The package's modules that are loaded for judging, with their syntax trees."""
+    return {
+        name: (module, ast.parse(inspect.getsource(module)))
+        for name, module in list(sys.modules.items())
+        if name.startswith("gradwatch.") and name != "gradwatch.thresholds"
+    }
+
+
+def read_at_import(tree: ast.Module, constant: str) -> list[int]:
+    """The lines at which a name is read outside of any function's body: there, an override comes too late."""
+    lines: list[int] = []
+
+    def visit(node: ast.AST) -> None:
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            for late in (*node.decorator_list, *node.args.defaults, *filter(None, node.args.kw_defaults)):
+                visit(late)
+            return
+        if isinstance(node, ast.Lambda):
+            return
+        if isinstance(node, ast.Name) and node.id == constant and isinstance(node.ctx, ast.Load):
+            lines.append(node.lineno)
+        for child in ast.iter_child_nodes(node):
+            visit(child)
+
+    visit(tree)
+    return lines
+
+
+@pytest.mark.parametrize("name", CONSTANTS)
+def test_it_is_changed_wherever_it_is_read(name):
+    """Its own room and every module that imports it by name sees the new value, and the old one afterwards."""
+    constant, room = name.rpartition(".")[2], CONSTANTS[name].room
+    users = [room]
+    for module, tree in judging().values():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.module == room.__name__:
+                assert all(alias.name != constant or alias.asname is None for alias in node.names), module
+                users += [module] * any(alias.name == constant for alias in node.names)
+    before = [vars(user)[constant] for user in users]
+    other = THRESHOLDS[name].default + 7
+    with override({name: other}):
+        assert [vars(user)[constant] for user in users] == [other] * len(users)
+    assert [vars(user)[constant] for user in users] == before
+
+
+@pytest.mark.parametrize("name", CONSTANTS)
+def test_it_is_read_when_a_step_is_judged(name):
+    """No table, default value or class body has kept the old number, except those that are changed along with it."""
+    threshold, constant = CONSTANTS[name], name.rpartition(".")[2]
+    kept = 0
+    for module, tree in judging().values():
+        if vars(module).get(constant) == threshold.default and constant in vars(module):
+            imported = module is threshold.room or any(
+                isinstance(node, ast.ImportFrom)
+                and node.module == threshold.room.__name__
+                and any(alias.name == constant for alias in node.names)
+                for node in ast.walk(tree)
+            )
+            kept += len(read_at_import(tree, constant)) if imported else 0
+    assert kept == len(threshold.tables), f"{constant} is read {kept} times while a module is imported"
+
+
+@pytest.mark.parametrize("name", THRESHOLDS)
+def test_tables_are_changed_too(name):
+    """The entries of tables, and back again."""
+    other = THRESHOLDS[name].default + 3
+    before = [table[key] for table, key in THRESHOLDS[name].tables]
+    assert before == [THRESHOLDS[name].default] * len(before)
+    with override({name: other}):
+        assert [table[key] for table, key in THRESHOLDS[name].tables] == [other] * len(before)
+    assert [table[key] for table, key in THRESHOLDS[name].tables] == before
+    assert THRESHOLDS[name].tables or THRESHOLDS[name].room
+
+
+def test_an_error_leaves_nothing_changed():
+    """Neither a wrong name beside a right one nor an exception inside leaves a changed number behind."""
+    from gradwatch.detectors import exploding
+
+    with (
+        pytest.raises(ArgumentValueError, match="exploding.BRUST"),
+        override({"exploding.BURST": 9, "exploding.BRUST": 9}),
+    ):
+        pass
+    with pytest.raises(ZeroDivisionError), override({"exploding.BURST": 9}):
+        raise ZeroDivisionError
+    assert exploding.BURST == THRESHOLDS["exploding.BURST"].default
+
+
+def test_values_are_checked():
+    """A number, finite, above 0, whole where something is counted."""
+    assert check("baselines.CLEAN_STEPS", 5.0) == 5
+    assert isinstance(check("baselines.CLEAN_STEPS", 5.0), int)
+    assert check("exploding.BURST", 4) == 4.0
+    for value in ("4", None, True):
+        with pytest.raises(ArgumentTypeError):
+            check("exploding.BURST", value)
+    for value in (-1, 0, float("nan"), float("inf")):
+        with pytest.raises(ArgumentValueError):
+            check("exploding.BURST", value)
+
+
+def test_names_and_texts():
+    """Names are those of the rooms; each says its unit and what it decides in a sentence."""
+    for name, threshold in THRESHOLDS.items():
+        assert threshold.name == name
+        assert threshold.unit
+        assert threshold.meaning.endswith(".")
+        assert json.dumps(threshold.default)
+
+
+# -------------------------------------------------------------------------------- each of them decides something, at last
+
+WIDTH = 64
+FRESH = math.sqrt(WIDTH / 3)
+"""The norm of a square matrix as torch initialises it."""
+
+
+def make(step, norm=1.0, *, depth=6, ratio=1e-3, weight=1.5 * FRESH, **fields):
+    """A record of linear layers; weights and updates on every tenth step."""
+    layers = _LAYERS[:depth]
+    norms = np.broadcast_to(np.asarray(norm, np.float64), (depth,)).copy()
+    total = float(np.linalg.norm(norms))
+    sampled = step % 10 == 0
+    return StepRecord(
+        step,
+        0,
+        layers,
+        norms,
+        np.zeros(depth, np.int64),
+        total,
+        total,
+        **{
+            "lr": 0.1,
+            "weight_norm": np.full(depth, weight) if sampled else None,
+            "update_ratio": np.full(depth, ratio) if sampled else None,
+            **fields,
+        },
+    )
+
+
+_LAYERS = tuple(Layer(f"fc{i}.weight", f"fc{i}", "Linear", (WIDTH, WIDTH)) for i in range(6))
+BACK = np.arange(6) >= 3
+
+
+def two_bursts():
+    """Two single steps far above anything seen, 20 steps apart."""
+    return [make(t, {20: 1e4, 40: 1e9}.get(t, 1.0)) for t in range(60)]
+
+
+def jump(decades=2.0, noise=0.0):
+    """A norm that stays far above the usual one."""
+    wave = 10 ** (noise * np.sin(np.arange(60)))
+    return [make(t, wave[t] * 10 ** (decades * (t >= 30))) for t in range(40)]
+
+
+def chain(decades, num_steps=100, loss=None):
+    """The signal fades (or grows) evenly on its way back."""
+    return [make(t, 10 ** (-decades * np.arange(5, -1, -1) / 5), loss=loss) for t in range(num_steps)]
+
+
+def broken(decades, closing=0.0):
+    """The signal breaks off in the middle; the gap may close again."""
+    return [make(t, np.where(BACK, 1.0, 10 ** -(decades - closing * t))) for t in range(30)]
+
+
+def one_weak():
+    """One layer hardly learns."""
+    return [make(t, np.where(np.arange(6) == 2, 1e-5, 1.0)) for t in range(30)]
+
+
+def silenced():
+    """A layer in the midst of others has no gradient any more."""
+    return [make(t, np.where((np.arange(6) == 2) & (t > 20), 0.0, 1.0)) for t in range(90)]
+
+
+def bold(ratio, loss=None, **options):
+    """Large updates from the first step on."""
+    return [make(t, ratio=ratio, loss=None if loss is None else loss(t), **options) for t in range(100)]
+
+
+def leap(after=1):
+    """The learning rate leaps up, and some steps later the gradients do."""
+    return [make(t, 30.0 if t >= 20 + after else 1.0, lr=1.0 if t >= 20 else 0.1, loss=1.0) for t in range(50)]
+
+
+def motionless(lr=lambda _t: 0.1, weight=1.5 * FRESH, ratio=1e-9):
+    """Nothing moves, and the loss stands still."""
+    return [make(t, ratio=ratio, weight=weight, lr=lr(t), loss=1.0) for t in range(150)]
+
+
+def outlier(norm=1e4, loss=1e3, before=1.0):
+    """One batch far off, after a run that had larger norms at first."""
+    first = [make(0, before, loss=before)]
+    return first + [make(t, norm if t == 60 else 1.0, loss=loss if t == 60 else 1.0) for t in range(1, 80)]
+
+
+def skipped():
+    """A GradScaler skips and skips."""
+    return [make(t, skipped=True) for t in range(40)]
+
+
+def burst_then_fade():
+    """A signal that fades some time after an explosion."""
+    return [make(t, 1e5) if t == 20 else make(t, 10 ** (-float(t > 50) * np.arange(5, -1, -1.0))) for t in range(90)]
+
+
+EFFECTS = {
+    "baselines.CLEAN_STEPS": (5, two_bursts()),
+    "baselines.WARM_STEPS": (45, two_bursts()),
+    "baselines.STALLED_STEPS": (30, motionless()),
+    "baselines.JUMP": (3.0, jump()),
+    "baselines.SPREADS": (30.0, jump(2.0, 0.1)),
+    "baselines.RECOVERING": (20.0, broken(8.0, 0.15)),
+    "depth.FADE": (5.0, chain(4.0)),
+    "weights.REPLACED": (9.0, bold(5.0)),
+    "weights.BOLD": (0.5, bold(0.2, lambda t: 2.0 if t < 5 else 50.0)),
+    "weights.LARGE": (0.1, bold(5.0)),
+    "weights.LR_CAN_HELP": (1.0, bold(5.0, lr=1e-6)),
+    "exploding.BURST": (6.0, two_bursts()[:30]),
+    "exploding.SHALLOW": (1, bold(50.0, lr=1e-6, depth=2)),
+    "exploding.PATIENCE.jump": (8, jump()),
+    "exploding.PATIENCE.growth": (8, chain(-4.0)),
+    "exploding.PATIENCE.replaced": (3, bold(50.0, lr=1e-6)),
+    "vanishing.FADE_WEAK": (2.5, chain(2.0, loss=1.0)),
+    "vanishing.SILENT_STEPS": (10, silenced()),
+    "vanishing.PATIENCE.fade": (20, chain(4.0)),
+    "vanishing.PATIENCE.slow": (20, chain(2.0, loss=1.0)),
+    "vanishing.PATIENCE.zero": (10, [make(t, np.where(BACK, 1.0, 0.0)) for t in range(20)]),
+    "vanishing.PATIENCE.gap": (20, broken(5.0)),
+    "vanishing.PATIENCE.notch": (20, one_weak()),
+    "lr_too_high.HIGHER": (100.0, bold(0.2, lambda t: 2.0 if t < 5 else 50.0)),
+    "lr_too_high.LEAP": (50.0, leap()),
+    "lr_too_high.AFTERMATH": (5, leap(10)),
+    "lr_too_high.BEYOND": (100.0, leap()),
+    "lr_too_high.HARMFUL": (9, bold(5.0, lambda _t: 2.0)),
+    "lr_too_high.PATIENCE.diverged": (9, bold(0.2, lambda t: 2.0 if t < 5 else 50.0)),
+    "stalled.MOTIONLESS": (1e-10, motionless()),
+    "stalled.CREEPING": (1e-10, motionless(weight=FRESH)),
+    "stalled.MOVED": (1e-8, motionless()),
+    "stalled.SAME": (1e6, motionless(lambda t: 1e-6 * 1.02**t)),
+    "nonfinite.SKIPPED_STEPS": (10, skipped()),
+    "data_outlier.FAR": (6.0, outlier()),
+    "data_outlier.FAR_LOSS": (5.0, outlier()),
+    "data_outlier.UNSEEN": (3.0, outlier(norm=10**3.6, before=10**1.8)),
+    "data_outlier.SAME_RATE": (0.5, outlier()),
+    "precedence.FOLLOWS": (5, burst_then_fade()),
+}
+"""For each threshold another value, and a run of which it makes another judgement."""
+
+
+def judged(records):
+    """Everything that is told of these records."""
+    judges = Judges(default_detectors())
+    return json.dumps([i.to_json() for record in records for i in judges.observe(record, ModelInfo("M"))])
+
+
+@pytest.mark.parametrize("name", THRESHOLDS)
+def test_it_decides_something(name):
+    """With another value another judgement is made; afterwards the old one again. Nothing fails on the way."""
+    value, records = EFFECTS[name]
+    before = judged(records)
+    with override({name: value}):
+        assert judged(records) != before
+    assert judged(records) == before
+
+
+@pytest.mark.parametrize("name", THRESHOLDS)
+def test_no_detector_fails_with_an_extreme_value(name):
+    """Very small and very large values make odd judgements, and no errors: a dropped detector would warn."""
+    default = THRESHOLDS[name].default
+    for value in (1, 10**6) if isinstance(default, int) else (1e-9, 1e6):
+        with override({name: value}):
+            for records in (two_bursts(), chain(4.0), bold(5.0), outlier(), motionless(), skipped()):
+                judged(records)
