@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from gradwatch import __version__, _cli_explain, _cli_replay
 from gradwatch.errors import GradwatchError
 
 _INTERRUPTED = 130  # what a shell says after Ctrl-C
+_NOBODY_READS = 141  # and after a pipe was closed
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,13 +38,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.print_help()
         return 0
     try:
-        return int(arguments.run(arguments))
+        code = int(arguments.run(arguments))
+        sys.stdout.flush()
+    except BrokenPipeError:  # `gradwatch explain | head -1`: nobody reads on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _NOBODY_READS
     except GradwatchError as error:
         print(error, file=sys.stderr)  # noqa: T201 - this is a command
         return 1
     except KeyboardInterrupt:
         print("gradwatch: stopped", file=sys.stderr)  # noqa: T201
         return _INTERRUPTED
+    return code
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -174,7 +174,6 @@ def _forward_order(ran: list[int], edges: list[list[Value | None]]) -> list[int]
 
 
 def _number(node: Any) -> int:
-    """When it ran."""
     return int(node._sequence_nr())  # noqa: SLF001 - there is no public way to see what autograd sorts by
 
 

@@ -104,7 +104,7 @@ class Layouts:
         self._foreign: weakref.WeakKeyDictionary[Optimizer, list[int]] = weakref.WeakKeyDictionary()
         """Optimizers of other models, with the parameters that showed it."""
         self._ids: set[int] = set()
-        self._entries: list[_Entry] = []
+        self._trainable: list[weakref.ref[nn.Parameter]] = []
         self._claimed: set[int] = set()
         """Parameters that some optimizer owns which has stepped, watched or not."""
         self._claimants: weakref.WeakKeyDictionary[Optimizer, int] = weakref.WeakKeyDictionary()
@@ -115,7 +115,7 @@ class Layouts:
         model = self._model()
         entries = [] if model is None else list(_entries(model))
         self._ids = {id(entry.parameter) for entry in entries}
-        self._entries = entries
+        self._trainable = [weakref.ref(entry.parameter) for entry in entries if entry.parameter.requires_grad]
         return entries
 
     def claim(self, optimizer: Optimizer) -> None:
@@ -131,9 +131,12 @@ class Layouts:
 
     def ownerless(self) -> list[tuple[Layer, Tensor]]:
         """Trainable parameters with a gradient that no optimizer owns which has stepped so far."""
+        alive = [parameter for ref in self._trainable if (parameter := ref()) is not None]
+        if all(id(parameter) in self._claimed for parameter in alive):
+            return []
         return [
             (_layer(entry), entry.parameter)
-            for entry in self._entries
+            for entry in self._refresh()
             if entry.parameter.requires_grad and id(entry.parameter) not in self._claimed
             if entry.parameter.grad is not None and not is_lazy(entry.parameter) and not is_sharded(entry.parameter)
         ]

@@ -7,6 +7,7 @@ model. Where torch compiles a function, the hook folds away to nothing.
 from __future__ import annotations
 
 import sys
+import warnings
 import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
+from torch.utils.hooks import RemovableHandle
 
 from gradwatch._activation_kinds import BOUNDED, RELUS
 from gradwatch._activations import KIND_OF_OPERATION, Side
@@ -86,7 +88,7 @@ class ForwardProbe:
 
     def __init__(self, model: nn.Module, *, through_time: bool = True) -> None:
         self._model = weakref.ref(model)
-        self._remove: Callable[[], None] | None = None
+        self._remove: Callable[[], object] | None = None
         self._follows_time = through_time
         self._names: dict[int, str] = {}
         self._failed = False
@@ -125,7 +127,9 @@ class ForwardProbe:
             if (method := saw()) is not None:
                 method(module, args, kwargs, output)
 
-        self._remove = torch_module.register_module_forward_hook(hook, with_kwargs=True).remove
+        _silence_torch()
+        handle = torch_module.register_module_forward_hook(hook, with_kwargs=True)
+        self._remove = weakref.finalize(self, _remove, handle)  # also where the watch is dropped without being closed
         return None
 
     def disarm(self) -> None:
@@ -165,12 +169,27 @@ class ForwardProbe:
         except GradwatchWarning:
             raise  # only where the user turned warnings into errors
         except Exception as error:  # noqa: BLE001 - whatever it is, the training goes on
-            self._failed = True
-            self.disarm()
-            warn(
-                f"gradwatch: the forward probe failed at module {name!r} and looks no more "
-                f"({type(error).__name__}: {error}); the training and everything else go on"
-            )
+            self.fail(name, error)
+
+    def fail(self, name: str, error: Exception) -> None:
+        """Look no more, and say so once."""
+        self._failed = True
+        self.disarm()
+        warn(
+            f"gradwatch: the forward probe failed at module {name!r} and looks no more "
+            f"({type(error).__name__}: {error}); the training and everything else go on"
+        )
+
+    def came_back(self, call: _Call, module: nn.Module | None, gradient: Tensor) -> None:
+        """The backward pass has come to the output of a call."""
+        self._backward_began = True
+        call.values["out_grad"] = _norm(gradient)
+        if module is None or self._knows_carried:
+            return
+        self._knows_carried = True
+        left = [p.grad for p in module._parameters.values() if p is not None and p.grad is not None]  # noqa: SLF001
+        if left and type(left[0]) is Tensor and left[0].layout is torch.strided:
+            call.values["carried_grad"] = _norm(left[0])
 
     def _look(self, name: str, module: nn.Module, args: Any, output: Any) -> None:
         has_weights = _has_own_weights(module)
@@ -251,22 +270,42 @@ def _follow(result: Tensor, probe: weakref.ref[ForwardProbe], call: _Call, modul
         result.register_hook(partial(_note_gradient, probe, call, owner))
 
 
+def _remove(handle: RemovableHandle) -> None:
+    handle.remove()
+    # torch 2.13 forgets this one, and would call every module the slow way for ever after
+    getattr(torch_module, "_global_forward_hooks_with_kwargs", {}).pop(handle.id, None)
+
+
+_ABOUT_US = "Using `torch.compile\\(module\\)` when there are global hooks on modules"
+
+
+def _silence_torch() -> None:
+    """Torch warns of process-wide hooks where a model is compiled in mid-run: those hooks are ours, and for one step.
+
+    Only where nobody has yet: a change of the filters makes Python forget which warnings it has shown.
+    """
+    if not any(message is not None and message.pattern == _ABOUT_US for _, message, *_ in warnings.filters):
+        warnings.filterwarnings("ignore", message=_ABOUT_US)
+
+
 def _note_gradient(
     probe: weakref.ref[ForwardProbe], call: _Call, owner: weakref.ref[nn.Module] | None, gradient: Tensor
 ) -> None:
-    """The backward pass has come to a call's output; called by autograd, and nothing is given back."""
-    if torch._C._functorch.maybe_current_level() is not None or type(gradient) is not Tensor:  # noqa: SLF001
+    """The backward pass has come to a call's output; called by autograd, and nothing is given back or raised."""
+    alive = probe()
+    if alive is None or not alive.is_armed or type(gradient) is not Tensor or _is_batched(gradient):
         return
-    if (alive := probe()) is None or not alive.is_armed:
-        return
-    alive._backward_began = True  # noqa: SLF001 - its own hook
-    call.values["out_grad"] = _norm(gradient)
-    module = None if owner is None or alive._knows_carried else owner()  # noqa: SLF001
-    if module is not None:
-        alive._knows_carried = True  # noqa: SLF001
-        left = [p.grad for p in module._parameters.values() if p is not None and p.grad is not None]  # noqa: SLF001
-        if left and type(left[0]) is Tensor and left[0].layout is torch.strided:
-            call.values["carried_grad"] = _norm(left[0])
+    try:
+        alive.came_back(call, None if owner is None else owner(), gradient)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the training goes on
+        alive.fail(call.module, error)
+
+
+def _is_batched(gradient: Tensor) -> bool:
+    """Whether a function transform or a batched backward pass is at work: there nothing can be measured."""
+    legacy = getattr(torch._C._functorch, "is_legacy_batchedtensor", None)  # noqa: SLF001 - private: where it is gone
+    level = torch._C._functorch.maybe_current_level()  # noqa: SLF001
+    return level is not None or (legacy is not None and legacy(gradient))
 
 
 @torch.no_grad()

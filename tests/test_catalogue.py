@@ -17,12 +17,63 @@ from gradwatch.records import CAUSE_CODES, KIND_CODES, Cause, Incident, Severity
 ROOT = Path(gradwatch.__file__).parent
 
 JARGON = (
-    "activation autocast backprop backward BatchNorm batch bias checkpoint clipping convolutions? cross-entropy epochs? "
-    "eps expert float16 fine-tuning GELU gradient GradScaler gradient graph GRU hyperparameter initialisation Kaiming "
-    "LayerNorm LeakyReLU logits LoRA loss LSTM minibatch momentum NaN neuron norm normalisation optimizer outlier "
-    "overfitting parameter recurrent regularisation ReLU residual saturated schedule SGD shortcut sigmoid softmax tanh "
-    "tensor unit warm-up weight Xavier"
-).split()
+    "activation",
+    "autocast",
+    "backprop",
+    "backward",
+    "batch",
+    "BatchNorm",
+    "bias",
+    "checkpoint",
+    "clipping",
+    "convolutions?",
+    "cross-entropy",
+    "epochs?",
+    "eps",
+    "expert",
+    "fine-tuning",
+    "float16",
+    "GELU",
+    "gradient",
+    "GradScaler",
+    "graph",
+    "GRU",
+    "hyperparameter",
+    "initialisation",
+    "Kaiming",
+    "LayerNorm",
+    "LeakyReLU",
+    "logits",
+    "LoRA",
+    "loss",
+    "LSTM",
+    "minibatch",
+    "momentum",
+    "NaN",
+    "neuron",
+    "norm",
+    "normalisation",
+    "optimizer",
+    "outlier",
+    "overfitting",
+    "parameter",
+    "recurrent",
+    "regularisation",
+    "ReLU",
+    "residual",
+    "saturated",
+    "schedule",
+    "SGD",
+    "shortcut",
+    "sigmoid",
+    "softmax",
+    "tanh",
+    "tensor",
+    "unit",
+    "warm-up",
+    "weight",
+    "Xavier",
+)
 """Words that a newcomer does not know. Each that a page uses must be explained with it; the others must not occur."""
 
 EVERYDAY = {"epochs?", "convolutions?"}  # said in passing, in examples that a reader can skip

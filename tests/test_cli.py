@@ -89,3 +89,24 @@ def test_module_and_command_are_the_same():
         [sys.executable, "-m", "gradwatch", "--version"], check=True, capture_output=True, text=True
     ).stdout
     assert out == f"gradwatch {gradwatch.__version__}\n"
+
+
+def test_a_closed_pipe_is_no_traceback():
+    """``gradwatch explain | head -1``: the command stops without a word."""
+    code = "import sys; from gradwatch._cli import main; sys.exit(main(['explain']))"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    assert process.wait() == 141
+
+
+@pytest.mark.parametrize("command", ["explain", "replay"])
+def test_every_command_is_in_the_help(command, capsys):
+    """The help names it, and each has a help of its own."""
+    assert main([]) == 0
+    assert command in capsys.readouterr().out
+    with pytest.raises(SystemExit) as stopped:
+        main([command, "--help"])
+    assert stopped.value.code == 0
+    assert "usage: gradwatch" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""A recorded run judged again says the same, whatever the file has been through; other thresholds say something else."""
+"""A recorded run judged again says the same, whatever the file has been through; other thresholds say other things."""
 
 from __future__ import annotations
 
@@ -337,7 +337,7 @@ def test_a_line_without_end_does_not_fill_the_memory(tmp_path, capsys, monkeypat
 def test_damaged_lines_are_left_out(recorded, tmp_path, capsys):
     """Files that were cut, or whose bytes were changed, are judged as far as they go."""
     source = recorded["blown up"][0].read_bytes()
-    chance = random.Random(0)
+    chance = random.Random(0)  # noqa: S311
     path = tmp_path / "damaged.jsonl"
     for _ in range(40):
         data = bytearray(source[: chance.randrange(len(source) // 2, len(source))])
@@ -354,7 +354,7 @@ def test_damaged_lines_are_left_out(recorded, tmp_path, capsys):
 def test_values_of_other_types_are_left_out(recorded, tmp_path, capsys):
     """A line that is JSON but holds something else in one place costs at most itself."""
     lines = [json.loads(line) for line in recorded["two optimizers"][0].read_text().splitlines()]
-    chance = random.Random(1)
+    chance = random.Random(1)  # noqa: S311
     path = tmp_path / "foreign.jsonl"
     strange = (None, "x", -1, 1e308, 10**30, [], {}, [[1]], True, "nan", ["nan"])
     for _ in range(40):

@@ -100,13 +100,13 @@ def test_an_error_leaves_nothing_changed():
     from gradwatch.detectors import exploding
 
     with (
-        pytest.raises(ArgumentValueError, match="exploding.BRUST"),
+        pytest.raises(ArgumentValueError, match=r"exploding\.BRUST"),
         override({"exploding.BURST": 9, "exploding.BRUST": 9}),
     ):
         pass
     with pytest.raises(ZeroDivisionError), override({"exploding.BURST": 9}):
         raise ZeroDivisionError
-    assert exploding.BURST == THRESHOLDS["exploding.BURST"].default
+    assert THRESHOLDS["exploding.BURST"].default == exploding.BURST
 
 
 def test_values_are_checked():
@@ -131,7 +131,7 @@ def test_names_and_texts():
         assert json.dumps(threshold.default)
 
 
-# -------------------------------------------------------------------------------- each of them decides something, at last
+# ------------------------------------------------------------------------------ each of them decides something, at last
 
 WIDTH = 64
 FRESH = math.sqrt(WIDTH / 3)

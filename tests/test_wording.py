@@ -96,6 +96,8 @@ def test_confidence(value, word):
     """A confidence is a word."""
     cause = Cause("small_initialisation", value, "std 0.01")
     assert wording.because(cause) == f"small initialisation ({word}): std 0.01"
+    known = Cause("small_weights", value, "std 0.01")
+    assert wording.because(known) == f"small weights ({word}): std 0.01 · GW202"
 
 
 def test_advice():

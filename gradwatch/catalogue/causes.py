@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gradwatch.catalogue import page as papers
+import gradwatch.catalogue.page as papers
 from gradwatch.catalogue.page import Page
 
 CAUSES: tuple[Page, ...] = (

@@ -58,7 +58,7 @@ def bad_batch(incident: Incident, record: StepRecord, _model: ModelInfo) -> Caus
     facts = incident.evidence
     spoilt = Remedy("go back to a checkpoint from before this step", "its update has gone into the weights")
     return Cause(
-        name="onebad_batch",
+        name="one_bad_batch",
         confidence=0.8,
         evidence=f"the loss went from {facts['usual_loss']:.3g} to {facts['loss']:.3g} in one step, at the same "
         "learning rate and after an ordinary update: only the batch is new",

@@ -61,7 +61,7 @@ def test_incident():
     assert file.getvalue() == (
         "vanishing · step 4 · fc0 · GW102\n"
         "  The signal fades.\n"
-        "  why   saturating activations (confident): 12 sigmoids\n"
+        "  why   saturating activations (confident): 12 sigmoids · GW201\n"
         "  or    other (possible): perhaps\n"
         "  try   1. nn.ReLU: it passes the signal on\n"
         "        2. a normalisation layer\n"

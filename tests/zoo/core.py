@@ -188,7 +188,7 @@ class Registry(list[Scenario]):
         both = {"build": of(make, **bad), "control": of(make, **good), "right_causes": causes}
         self.put(Scenario(name, label, cause, **both, **fields))
 
-    def healthy(self, name: str, trap: str, make: Callable[..., Run], steps: int = 150, **options: Any) -> None:
+    def healthy(self, name: str, trap: str, make: Callable[..., Run], steps: int = 150, /, **options: Any) -> None:
         """Append a healthy run and say which false alarm it provokes."""
         self.put(Scenario(name, "healthy", "", of(make, **options), steps=steps, onset=None, trap=trap))
 
