@@ -5,3 +5,6 @@ BOUNDED = frozenset({"Sigmoid", "Tanh", "Hardtanh", "Hardsigmoid", "Softsign", "
 
 RELUS = frozenset({"ReLU", "ReLU6"})
 """Activations that give exactly zero for half of their inputs."""
+
+ACTIVATIONS = BOUNDED - {"RNN"} | RELUS | {"GELU", "SiLU", "ELU", "LeakyReLU"}
+"""All that are known."""

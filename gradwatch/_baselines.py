@@ -165,6 +165,10 @@ class Learning:
             self.first += (loss - self.first) / self.count
         self.smooth += 0.2 * (loss - self.smooth)
 
+    def poor(self, steps: int) -> bool:
+        """Whether so many steps have taken off less than half of the first loss: no run that has done its work."""
+        return self.count >= steps and self.first > 0 and self.smooth > 0.5 * self.first
+
     def hardly(self, steps: int) -> bool:
         """Whether so many steps have taken off hardly anything of the first loss; a loss below zero has no share."""
         return self.count >= steps and self.first > 0 and self.smooth > (1 - HARDLY) * self.first

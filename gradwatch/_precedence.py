@@ -25,9 +25,9 @@ CONSEQUENCES: Mapping[str, frozenset[str]] = {
     "input_scale": _BLOWN_UP - {"input_scale"},
     "exploding": _BLOWN_UP - {"exploding"},
     "disconnected": frozenset({"vanishing", "stalled"}),
-    "dead_relu": _SILENT - {"dead_relu"},
+    "dead_relu": (_SILENT - {"dead_relu"}) | {"disconnected"},
     "saturation": (_SILENT - {"saturation"}) | {"input_scale"},
-    "vanishing": (_SILENT - {"vanishing"}) | {"input_scale"},
+    "vanishing": (_SILENT - {"vanishing"}) | {"input_scale", "disconnected"},
     "stalled": frozenset({"input_scale"}),
 }
 """What each kind brings about. A step of a wild size leaves weights behind with which anything may happen: a net that

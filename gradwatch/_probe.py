@@ -197,10 +197,11 @@ class ForwardProbe:
             if module.training and has_weights and self._counts_call(module):
                 self._calls.append(_Call(name, type(module).__name__, joined=False, from_data=True))
             return
-        if not has_weights and next(module.children(), None) is not None:
-            return
         given, result = _first_tensor(args), _first_tensor(output)
         if result is None:
+            return
+        if not has_weights and next(module.children(), None) is not None:
+            self._look_between(result)  # a function may have the last word
             return
         kind = _kind(module, result)
         if given is not None and (has_weights or kind in _ACTIVATIONS):
@@ -310,7 +311,8 @@ def _is_batched(gradient: Tensor) -> bool:
 
 @torch.no_grad()
 def _norm(gradient: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(gradient.detach(), dtype=_wide(gradient)).to(torch.float32)
+    norm: Tensor = torch.linalg.vector_norm(gradient.detach(), dtype=_wide(gradient))
+    return norm.to(torch.float32)
 
 
 def _wide(tensor: Tensor) -> torch.dtype:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 from torch import nn
 
 from gradwatch._layout import Layouts
@@ -23,6 +24,9 @@ ON_DEMAND = 3
 
 _LEAP = 10.0
 """Times the norm of the step before: something begins."""
+
+_MANY = 0.3
+"""More of a layer's units dead or saturated than at the last look."""
 
 _LOSS_LEAP = 3.0
 """Times the loss of the step before."""
@@ -129,12 +133,26 @@ class Suspicion:
 
     norm: float = math.inf
     loss: float = math.inf
-    zeros: int = 0
+    zeros: int = 1 << 30
+    share: float = math.nan
 
     def of(self, record: StepRecord) -> bool:
         """Take in one step."""
-        zeros = int((record.grad_norm == 0).sum())
+        zeros = int((~(record.grad_norm > 0)).sum())
         loss = math.inf if record.loss is None else record.loss
-        begins = record.total_norm > _LEAP * self.norm or loss > _LOSS_LEAP * abs(self.loss) or zeros > self.zeros
+        changed = self._changed(record)
+        begins = (
+            changed or record.total_norm > _LEAP * self.norm or loss > _LOSS_LEAP * abs(self.loss) or zeros > self.zeros
+        )
         self.norm, self.loss, self.zeros = record.total_norm, loss, zeros
         return begins and not record.skipped
+
+    def _changed(self, record: StepRecord) -> bool:
+        """Whether far more units are dead or saturated than when last looked at."""
+        if record.activations is None:
+            return False
+        before = self.share
+        shares = np.concatenate([record.activations.saturated_share, record.activations.dead_share])
+        known = shares[~np.isnan(shares)]
+        self.share = float(known.max()) if len(known) else math.nan
+        return self.share > before + _MANY

@@ -15,9 +15,6 @@ from gradwatch._memory import Memory, PerLayers
 from gradwatch._weights import Weights
 from gradwatch.records import Activations, Incident, Layer, StepRecord, Unavailable
 
-LARGE_INPUT = 10.0
-"""Root mean square of what comes from the data, where standardised inputs have 1 and pixels in 0..1 have 0.5."""
-
 
 class Plan:
     """What the order of the calls alone tells; it seldom changes from one look to the next.
@@ -31,6 +28,7 @@ class Plan:
         is_layer: Where the module holds a weight matrix, ``[num_calls]``.
         before: Row of the nearest layer before each call; -1 where there is none, ``[num_calls]``.
         bounded: Rows of hidden activations with flat ends: a layer follows, so that they are not the model's output.
+        outputs: Rows of activations with flat ends that no layer follows: the model's output.
         relus: Rows of activations of the ReLU family that a layer precedes.
         chain: Row of each layer's first call, embeddings left out: theirs has few rows.
         chain_modules: Their modules.
@@ -44,6 +42,7 @@ class Plan:
         self.before = np.concatenate([[-1], np.maximum.accumulate(np.where(self.is_layer, rows, -1))[:-1]])
         last = int(rows[self.is_layer][-1]) if self.is_layer.any() else -1
         self.bounded = np.array([row for row in rows if kinds[row] in BOUNDED and row < last], dtype=np.int64)
+        self.outputs = np.array([row for row in rows if kinds[row] in BOUNDED and row > last >= 0], dtype=np.int64)
         self.relus = np.array([r for r in rows if kinds[r] in RELUS and self.before[r] >= 0], dtype=np.int64)
         chain: dict[str, int] = {}
         for row in rows[self.is_layer].tolist():

@@ -11,6 +11,7 @@ time: what it does and how to do it", and for the LSTM Hochreiter & Schmidhuber 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -66,7 +67,8 @@ class Recurrence:
         # A sharded weight is a DTensor, or empty between its uses.
         if any(type(weight) not in (Tensor, nn.Parameter) or weight.numel() == 0 for weight in present):
             return Unavailable("the signal through time", f"the weights of this {module.mode} are not all here")
-        return cls(module.mode, **{k: None if w is None else w.detach().to(dtype) for k, w in weights.items()})
+        wide: dict[str, Any] = {k: None if w is None else w.detach().to(dtype) for k, w in weights.items()}
+        return cls(module.mode, **wide)
 
     def states(self, inputs: Tensor, first: Tensor, first_cell: Tensor | None) -> Tensor:
         """The hidden states, run forward from the first.

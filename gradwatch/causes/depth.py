@@ -62,7 +62,7 @@ def saturating_activations(incident: Incident, record: StepRecord, model: ModelI
 
 def zero_weights(incident: Incident, record: StepRecord, model: ModelInfo) -> Cause | None:
     """Weights of exactly zero, which no gradient passes."""
-    if incident.evidence.get("rule") != "zero" or incident.evidence.get("weight_scale") != 0:
+    if incident.evidence.get("rule") not in ("zero", "nothing") or incident.evidence.get("weight_scale") != 0:
         return None
     return Cause(
         name="zero_weights",
@@ -123,7 +123,7 @@ def large_weights(incident: Incident, record: StepRecord, model: ModelInfo) -> C
 
 def dead_relu(incident: Incident, _record: StepRecord, model: ModelInfo) -> Cause | None:
     """A gradient of exactly zero behind weights that are not zero: every unit in between is switched off."""
-    if incident.evidence.get("rule") not in ("zero", "silent"):
+    if incident.evidence.get("rule") not in ("zero", "silent", "nothing"):
         return None
     scale = incident.evidence.get("weight_scale")
     dying = [module for module in way_back(incident, model) if module.kind in _DYING]

@@ -5,24 +5,27 @@ from __future__ import annotations
 import math
 
 from gradwatch._decades import number
+from gradwatch._sizes import LARGE_INPUT, SMALL_INPUT
 from gradwatch.causes._remedies import access, clip
 from gradwatch.records import Cause, Incident, ModelInfo, Remedy, StepRecord
-
-LARGE_INPUT = 10.0
-"""Root mean square; standardised inputs have 1."""
 
 _VERY_LARGE = 30.0
 _UNEVEN = 100.0  # largest over median standard deviation of the features
 _HEAT = frozenset(
     {"replaced", "diverged", "restless", "burst", "growth", "jump", "from_the_start", "large", "dead", "sick"}
 )
+"""Rules of what large inputs can bring about."""
+
+_COLD = frozenset({"small", "fade", "slow", "fresh"})
+"""Rules of what small inputs can bring about."""
 
 
 def unscaled_inputs(incident: Incident, _record: StepRecord, _model: ModelInfo) -> Cause | None:
     """Inputs far from the size that weights are initialised for (LeCun et al., 1998, Efficient BackProp)."""
     facts = incident.evidence
     rms = facts.get("input_rms", math.nan)
-    if not rms >= LARGE_INPUT or facts.get("rule") not in _HEAT:
+    small = rms < SMALL_INPUT and facts.get("rule") in _COLD
+    if not small and not (rms >= LARGE_INPUT and facts.get("rule") in _HEAT):
         return None
     if incident.kind == "saturation" and not facts.get("given_data"):
         return None
@@ -35,7 +38,7 @@ def unscaled_inputs(incident: Incident, _record: StepRecord, _model: ModelInfo) 
     features = f", and the largest feature varies {number(spread)} times as much as the usual one" if uneven else ""
     return Cause(
         name="unscaled_inputs",
-        confidence=0.9 if rms >= _VERY_LARGE or uneven else 0.75,
+        confidence=0.9 if small or rms >= _VERY_LARGE or uneven else 0.75,
         evidence=f"{module} is given values of {number(rms)} on average and up to {number(biggest)}, where about 1 is "
         f"usual{features}",
         remedies=(

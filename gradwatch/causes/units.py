@@ -113,7 +113,7 @@ def unscaled_logits(incident: Incident, _record: StepRecord, _model: ModelInfo) 
         name="unscaled_logits",
         confidence=0.8,
         evidence=f"{facts['activation']} gives one choice more than 99 % in {percent(facts['share'])} of its rows, "
-        + ("before anything was learnt" if facts["rule"] == "from_the_start" else "and the loss stands still"),
+        + ("before anything was learnt" if facts["rule"] == "from_the_start" else "and the loss is far from low"),
         remedies=(
             Remedy(
                 action="divide the attention scores by the square root of the head's width",

@@ -9,7 +9,7 @@ from gradwatch.records import Cause, Incident, ModelInfo, Remedy, StepRecord
 def cut_graph(incident: Incident, _record: StepRecord, _model: ModelInfo) -> Cause | None:
     """The way back from the loss is cut."""
     facts = incident.evidence
-    if facts.get("rule") not in ("cut", "no_grad"):
+    if facts.get("rule") not in ("cut", "no_grad", "zeroed"):
         return None
     last, following = facts["last"], facts["next"]
     place = f"between {last} and {following}" if following else f"behind {last}"
@@ -18,6 +18,12 @@ def cut_graph(incident: Incident, _record: StepRecord, _model: ModelInfo) -> Cau
         first = Remedy(
             action=f"call {last} outside of torch.no_grad()",
             reason="inside of it nothing is recorded that a gradient could go back through",
+        )
+    elif facts["rule"] == "zeroed":
+        what = f"what comes back to {last} is exactly zero"
+        first = Remedy(
+            action=f"look {place} for a multiplication by zero, a mask that hides all of it, or a rounding",
+            reason="each of these takes the whole learning signal away",
         )
     else:
         what = f"the output of {last} could carry a gradient, and none has come back to it"

@@ -71,7 +71,7 @@ def default_detectors() -> tuple[Detector, ...]:
         NonfiniteDetector(),
         DataOutlierDetector(weights),
         LrTooHighDetector(weights),
-        ExplodingDetector(depth, weights, signal),
+        ExplodingDetector(depth, weights, signal, forward),
         DisconnectedDetector(forward),
         DeadReluDetector(forward),
         SaturationDetector(forward, weights),

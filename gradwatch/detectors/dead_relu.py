@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
+
+import numpy as np
 
 from gradwatch._baselines import STALLED_STEPS, Episode, Learning, Progress, counts
 from gradwatch._scene import Calls, Forward
@@ -29,6 +32,8 @@ class _DeadState:
     progress: Progress = field(default_factory=Progress)
     dead: dict[str, int] = field(default_factory=dict)
     sick: dict[str, int] = field(default_factory=dict)
+    zero: list[str] = field(default_factory=list)
+    """Modules with a parameter of exactly zero: what they give may be zero without any ReLU."""
 
 
 @dataclass(frozen=True)
@@ -57,13 +62,16 @@ class DeadReluDetector(Remembering[_DeadState]):
         state = self._memory.of(record.optimizer)
         state.learning.update(record.loss)
         state.progress.update(record.loss)
+        if record.weight_norm is not None:
+            state.zero = [n.module for n, w in zip(record.layers, record.weight_norm.tolist(), strict=True) if w == 0]
         if (calls := self._forward.of(record)) is None:
             return []
-        found = {layer.activation: layer for layer in _silent_layers(calls)}
+        found = {layer.activation: layer for layer in (*_silent_layers(calls), *_starved_layers(calls, state))}
         state.dead = {name: state.dead.get(name, 0) + 1 for name, layer in found.items() if layer.share >= DEAD}
         state.sick = {name: state.sick.get(name, 0) + 1 for name in found}
         ripe = [name for name, looks in state.dead.items() if looks >= PROBES]
-        hardly = state.learning.hardly(STALLED_STEPS) or state.progress.since >= STALLED_STEPS
+        stands = state.progress.since >= STALLED_STEPS and state.learning.poor(STALLED_STEPS)
+        hardly = stands or state.learning.hardly(STALLED_STEPS)
         if not ripe and hardly:
             ripe = [name for name, looks in state.sick.items() if looks > PROBES]
         if state.episode.begins(symptom=bool(found), alarm=bool(ripe)):
@@ -77,9 +85,23 @@ def _silent_layers(calls: Calls) -> list[_Layer]:
     shares = seen.dead_share[plan.relus]
     for row in plan.relus[shares >= SICK].tolist():
         before = calls.before(row)
-        if seen.in_std[before] == 0 and seen.in_mean[before] == 0:
-            continue  # not this layer's doing: it is given zeros
+        if any(seen.in_std[r] == 0 and seen.in_mean[r] == 0 for r in (before, row)):
+            continue  # not this layer's doing: it is given zeros, or a branch that begins at zero
         found.append(_Layer(seen.modules[row], seen.modules[before], float(seen.dead_share[row]), row))
+    return found
+
+
+def _starved_layers(calls: Calls, state: _DeadState) -> list[_Layer]:
+    """Layers that are given nothing but zeros by the layer before: of a ReLU that nobody could see."""
+    seen, plan = calls.seen, calls.plan
+    starved = plan.is_layer & (seen.in_std == 0) & (seen.in_mean == 0) & (seen.from_data == 0)
+    found = []
+    for row in np.flatnonzero(starved).tolist():
+        before = calls.before(row)
+        is_first = before >= 0 and not starved[before] and seen.modules[before] not in state.zero
+        is_first = is_first and seen.out_grad[before] == 0  # zeros that carry a signal are a matter of rounding
+        if is_first and not seen.kinds[before].startswith("Embedding"):
+            found.append(_Layer(seen.modules[row], seen.modules[before], 1.0, row))
     return found
 
 
@@ -87,8 +109,14 @@ def _dead(record: StepRecord, calls: Calls, layers: list[_Layer]) -> Incident:
     first = layers[0]
     names = dict.fromkeys(name for layer in layers for name in (layer.layer, layer.activation))
     rest = "" if len(layers) == 1 else f" and {len(layers) - 1} more"
-    mean, spread = float(calls.seen.in_mean[first.row]), float(calls.seen.in_std[first.row])
+    seen_itself = first.row in calls.plan.relus
+    given = (calls.seen.in_mean[first.row], calls.seen.in_std[first.row]) if seen_itself else (math.nan, math.nan)
     every = "Every unit" if first.share == 1 else f"{percent(first.share)} of the units"
+    what = (
+        f"{every} of {first.activation}{rest} gives zero for every sample"
+        if seen_itself
+        else f"{first.activation}{rest} is given nothing but zeros by {first.layer}"
+    )
     return Incident(
         kind="dead_relu",
         step=record.step,
@@ -96,18 +124,18 @@ def _dead(record: StepRecord, calls: Calls, layers: list[_Layer]) -> Incident:
         severity=Severity.ERROR if first.share >= DEAD else Severity.WARNING,
         value=first.share,
         threshold=DEAD if first.share >= DEAD else SICK,
-        message=f"{every} of {first.activation}{rest} gives zero for every sample. A ReLU that gives zero passes no "
+        message=f"{what}. A ReLU that gives zero passes no "
         "gradient back, so the layers before it learn nothing through it, and it cannot recover by itself.",
         optimizer=record.optimizer,
-        num_layers=len(calls.plan.relus),
+        num_layers=max(len(calls.plan.relus), len(layers)),
         evidence={
             "rule": "dead" if first.share >= DEAD else "sick",
             "activation": first.activation,
             "layer": first.layer,
             "share": first.share,
             "num_dead": len(layers),
-            "given_mean": mean,
-            "given_std": spread,
+            "given_mean": float(given[0]),
+            "given_std": float(given[1]),
             "lr": record.lr,
             "loss": record.loss,
         },

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
+from gradwatch._activation_kinds import ACTIVATIONS
 from gradwatch._baselines import WARM_STEPS
 from gradwatch._scene import Calls, Forward
 from gradwatch._weights import looks_untrained
@@ -14,6 +17,9 @@ from gradwatch.records import Incident, Severity, StepRecord
 
 PROBES = 3
 """Looks that have shown a module at work without a gradient."""
+
+LOST_STEPS = 30
+"""Steps for which a parameter that had a gradient must have been without: a phase of training may leave one out."""
 
 OWNERLESS_STEPS = 30
 """Steps after which an optimizer that takes its turn (a GAN's) should have stepped."""
@@ -25,21 +31,25 @@ class _DisconnectedState:
 
     Attributes:
         reached: Parameters that have ever had a gradient.
-        cut: How often each parameter without one was seen at work without one.
+        without: For how many steps in a row each parameter has had none, or one of exactly zero.
+        cut: How often in a row each of these was seen at work without one.
+        weight: Weight norm of these when first seen without: somebody else may move them.
         told: What has been told: it is so for the whole run.
-        ownerless: For how many steps each parameter with a gradient has had no owner.
+        ownerless: Since which step each parameter with a gradient has had no owner.
         count: Steps seen.
     """
 
     reached: dict[str, bool] = field(default_factory=dict)
+    without: dict[str, int] = field(default_factory=dict)
     cut: dict[str, int] = field(default_factory=dict)
+    weight: dict[str, float] = field(default_factory=dict)
     told: dict[str, bool] = field(default_factory=dict)
     ownerless: dict[str, int] = field(default_factory=dict)
     count: int = 0
 
 
 class DisconnectedDetector(Remembering[_DisconnectedState]):
-    """Something meant to be trained is not: the graph is cut behind it, or nobody owns it."""
+    """Something meant to be trained is not: the way back from the loss is cut behind it, or nobody owns it."""
 
     kind = "disconnected"
 
@@ -51,62 +61,100 @@ class DisconnectedDetector(Remembering[_DisconnectedState]):
         """The incidents that begin at this step."""
         state = self._memory.of(record.optimizer)
         state.count += 1
-        found = []
-        if record.absent.any() and (calls := self._forward.of(record)) is not None:
-            found = self._cut(record, calls, state)
-        elif not record.absent.any():
-            state.cut = {}
-        _note_reached(record, state)
+        nothing = ~(record.grad_norm > 0) & (record.num_nonfinite == 0)
+        found: list[Incident] = []
+        if nothing.any() and not nothing.all():
+            _follow(record, nothing, state)
+            if state.count >= WARM_STEPS and (calls := self._forward.of(record)) is not None:
+                found = _cut(record, calls, state)
+        elif state.without:
+            state.without, state.cut, state.weight = {}, {}, {}
+        if len(state.reached) < len(record.layers):
+            _note_reached(record, nothing, state)
         return found + _ownerless(record, state)
 
-    def _cut(self, record: StepRecord, calls: Calls, state: _DisconnectedState) -> list[Incident]:
-        """Parameters without a gradient whose module has just worked, and whose output has not got one either."""
-        at_work = _at_work(calls)
-        names = [
-            layer.name
-            for layer, absent in zip(record.layers, record.absent.tolist(), strict=True)
-            if absent and layer.module in at_work and layer.name not in state.reached and layer.name not in state.told
-        ]
-        state.cut = {name: state.cut.get(name, 0) + 1 for name in names}
-        ripe = [name for name, looks in state.cut.items() if looks >= PROBES and state.count >= WARM_STEPS]
-        if not ripe:
-            return []
-        state.told.update(dict.fromkeys(ripe, True))
-        modules = {layer.name: layer.module for layer in record.layers}
-        return [_cut_off(record, tuple(ripe), modules, calls, at_work)]
+
+def _follow(record: StepRecord, nothing: NDArray[np.bool_], state: _DisconnectedState) -> None:
+    """Count the steps of those without a gradient, and forget those that somebody else moves."""
+    indices = np.flatnonzero(nothing).tolist()
+    state.without = {name: state.without.get(name, 0) + 1 for name in (record.layers[i].name for i in indices)}
+    if record.weight_norm is None:
+        return
+    for index in indices:
+        name, norm = record.layers[index].name, float(record.weight_norm[index])
+        if norm != state.weight.setdefault(name, norm):
+            state.told[name] = True  # by hand, such as a moving average of other weights
 
 
-def _at_work(calls: Calls) -> dict[str, bool]:
-    """Modules that were called and whose output got no gradient, and whether they were called with a graph."""
+def _cut(record: StepRecord, calls: Calls, state: _DisconnectedState) -> list[Incident]:
+    """Parameters without a gradient whose module has just worked, and whose output has not got one either."""
+    at_work = _at_work(calls)
+    modules = {layer.name: layer.module for layer in record.layers}
+    names = [name for name in state.without if modules.get(name) in at_work and name not in state.told]
+    state.cut = {name: state.cut.get(name, 0) + 1 for name in names}
+    ripe = [
+        name
+        for name, looks in state.cut.items()
+        if looks >= PROBES and state.without[name] >= _patience(name, at_work[modules[name]], state)
+    ]
+    if not ripe:
+        return []
+    state.told.update(dict.fromkeys(ripe, True))
+    return [_cut_off(record, tuple(ripe), modules, calls, at_work, state)]
+
+
+def _patience(name: str, how: str, state: _DisconnectedState) -> int:
+    """A gradient that was there before, or is exactly zero, may only be waiting."""
+    return LOST_STEPS if name in state.reached or how == "zeroed" else WARM_STEPS
+
+
+def _at_work(calls: Calls) -> dict[str, str]:
+    """Modules that were called and whose output got no gradient, and how that is."""
     seen = calls.seen
-    silent: dict[str, bool] = {}
-    for row, name in enumerate(seen.modules):
-        silent[name] = silent.get(name, True) and bool(np.isnan(seen.out_grad[row]))
-    graph = dict(zip(seen.modules, (seen.joined == 1).tolist(), strict=True))
-    return {name: graph[name] for name, is_silent in silent.items() if is_silent}
+    rows = list(zip(seen.modules, seen.kinds, seen.joined.tolist(), seen.out_grad.tolist(), strict=True))
+    # A function's row bears the name of the layer before it, and what comes back to it need not come to the layer.
+    rows = [
+        row for row, is_layer in zip(rows, calls.plan.is_layer, strict=True) if is_layer or row[1] not in ACTIVATIONS
+    ]
+    got = {name for name, _, _, grad in rows if grad > 0}
+    how: dict[str, str] = {}
+    for name, _, joined, grad in rows:
+        if name not in got:
+            how[name] = "no_grad" if not joined else "cut" if math.isnan(grad) else "zeroed"
+    return how
 
 
-def _note_reached(record: StepRecord, state: _DisconnectedState) -> None:
-    if len(state.reached) < len(record.layers):
-        for layer, absent in zip(record.layers, record.absent.tolist(), strict=True):
-            if not absent:
-                state.reached[layer.name] = True
+def _note_reached(record: StepRecord, nothing: NDArray[np.bool_], state: _DisconnectedState) -> None:
+    for layer, is_without in zip(record.layers, nothing.tolist(), strict=True):
+        if not is_without:
+            state.reached[layer.name] = True
 
 
-def _cut_off(
-    record: StepRecord, names: tuple[str, ...], modules: dict[str, str], calls: Calls, at_work: dict[str, bool]
+_HOW = {
+    "cut": "its output is not connected to the loss",
+    "no_grad": "it runs with gradients switched off (torch.no_grad)",
+    "zeroed": "what comes back to its output is exactly zero",
+}
+
+
+def _cut_off(  # noqa: PLR0917 - all of it is one scene
+    record: StepRecord,
+    names: tuple[str, ...],
+    modules: dict[str, str],
+    calls: Calls,
+    at_work: dict[str, str],
+    state: _DisconnectedState,
 ) -> Incident:
-    # The last one is nearest to where the graph is cut.
+    # The last one is nearest to where the way back is cut.
     ordered = tuple(dict.fromkeys(modules[name] for name in reversed(names)))
     order = list(dict.fromkeys(calls.seen.modules))
-    nearest = max(ordered, key=lambda module: order.index(module) if module in order else -1)
-    follows = [name for name in order[order.index(nearest) + 1 :] if name not in at_work] if nearest in order else []
+    nearest = max(ordered, key=order.index)
+    follows = [name for name in order[order.index(nearest) + 1 :] if name not in at_work]
     rest = "" if len(ordered) == 1 else f" and {len(ordered) - 1} more"
-    how = (
-        "its output is not connected to the loss"
-        if at_work[nearest]
-        else "it runs with gradients switched off (torch.no_grad)"
-    )
+    how = at_work[nearest]
+    lost = any(name in state.reached for name in names)
+    since = f"has received no gradient for {state.without[names[0]]} steps" if lost else "has never received a gradient"
+    as_it_was = "stays as it is" if lost else "stays as it was initialised"
     return Incident(
         kind="disconnected",
         step=record.step,
@@ -114,12 +162,11 @@ def _cut_off(
         severity=Severity.ERROR,
         value=float(len(names)),
         threshold=0.0,
-        message=f"{nearest}{rest} is trainable and runs in every step, but has never received a gradient: {how}, so it "
-        "stays as it was initialised.",
+        message=f"{nearest}{rest} is trainable and runs in every step, but {since}: {_HOW[how]}, so it {as_it_was}.",
         optimizer=record.optimizer,
         num_layers=len(set(modules.values())),
         evidence={
-            "rule": "cut" if at_work[nearest] else "no_grad",
+            "rule": how,
             "last": nearest,
             "next": follows[0] if follows else "",
             "num_parameters": len(names),

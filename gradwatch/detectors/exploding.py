@@ -10,16 +10,23 @@ from typing import Any
 
 import numpy as np
 
-from gradwatch._baselines import WARM_STEPS, Episode, Level, Streaks, Usual, counts
+from gradwatch._baselines import STALLED_STEPS, WARM_STEPS, Episode, Level, Progress, Streaks, Usual, counts
 from gradwatch._decades import number, power
 from gradwatch._depth import FADE, DepthProfiles, Profile
 from gradwatch._memory import Memory, PerLayers
+from gradwatch._scene import Calls, Forward
 from gradwatch._signal import SignalProfiles
 from gradwatch._weights import LARGE, REPLACED, Weights, WeightScale
 from gradwatch.records import Float64Array, Incident, Layer, Severity, StepRecord
 
 BURST = 3.0
 """Decades above anything seen that are evidence enough in a single step."""
+
+ALONE = 1.0
+"""Decades above the usual norm that count where one layer alone is to blame, far above its own usual."""
+
+PILED = 0.3
+"""Share of a gradient that was already there when the backward pass began."""
 
 SHALLOW = 2
 """Weight matrices up to which a network has no depth for a signal to grow over."""
@@ -37,6 +44,9 @@ class _ExplodingState:
     weights: WeightScale = field(default_factory=WeightScale)
     total: Level = field(default_factory=Level)
     usual: Usual = field(default_factory=Usual)
+    progress: Progress = field(default_factory=Progress)
+    piled: int = 0
+    """Probed steps in a row at which gradients of the step before were still there."""
     looks: int = 0
     """Probed steps in a row that show the signal itself growing."""
 
@@ -51,9 +61,11 @@ class ExplodingDetector:
         depth: DepthProfiles | None = None,
         weights: Weights | None = None,
         signal: SignalProfiles | None = None,
+        forward: Forward | None = None,
     ) -> None:
         self._depth = depth or DepthProfiles()
-        self._signal = signal or SignalProfiles()
+        self._signal = signal or SignalProfiles(forward)
+        self._forward = forward or Forward()
         self._weights = weights or Weights()
         self._memory = Memory(_ExplodingState)
         self._names = PerLayers(_names)
@@ -73,14 +85,20 @@ class ExplodingDetector:
         state = self._memory.of(record.optimizer)
         state.total.shift(state.usual.follow(self._names.of(record), record.grad_norm))
         state.weights = self._weights.scale(record) or state.weights
+        state.progress.update(record.loss)
         findings = self._findings(record, state)
         state.streaks.update(dict.fromkeys(findings, 0.0))
         ripe = state.streaks.ripe(_PATIENCE)
         if (signal := self._signal.of(record)) is not None:
-            grows = signal.fade <= -FADE and signal.trend() <= -FADE
+            grows = signal.fade <= -FADE and signal.trend() <= -FADE and _is_early(state)
             state.looks = state.looks + 1 if grows else 0
             if state.looks >= LOOKS and not ripe:
                 findings["growth"], ripe = (lambda: _growing(record, signal)), ["growth"]
+        if (calls := self._forward.of(record)) is not None:
+            pile = _piled(record, calls)
+            state.piled = state.piled + 1 if pile is not None else 0
+            if pile is not None and state.piled > LOOKS and not ripe:
+                findings["piled"], ripe = (lambda: _piling_up(record, pile, state)), ["piled"]
         found = []
         if state.episode.begins(symptom=bool(findings), alarm=bool(ripe)):
             incident = findings[ripe[0]]()
@@ -97,10 +115,10 @@ class ExplodingDetector:
         if total.count >= WARM_STEPS:
             if level >= total.highest + BURST:
                 findings["burst"] = lambda: _jumped(record, state, power(total.highest + BURST), "burst")
-            if level >= total.limit or (level >= total.peak + 0.5 and _carried_by_one(record, state)):
+            if level >= total.limit or (level >= total.peak + ALONE and _carried_by_one(record, state)):
                 findings["jump"] = lambda: _jumped(record, state, power(total.limit), "jump")
         profile = self._depth.of(record)
-        if profile.fade <= -FADE and profile.trend() <= -FADE:
+        if profile.fade <= -FADE and _is_early(state) and profile.trend() <= -FADE:
             findings["growth"] = lambda: _growing(record, profile)
         ratios = self._weights.update_ratio(record)
         replaced = ratios is not None and (ratios >= REPLACED).any() and np.nanmedian(ratios) >= REPLACED
@@ -112,6 +130,11 @@ class ExplodingDetector:
         return findings
 
 
+def _is_early(state: _ExplodingState) -> bool:
+    """Whether growth over depth can be the weights' own: later on, the last layers may just have done their work."""
+    return state.total.count <= 2 * WARM_STEPS or state.progress.since >= STALLED_STEPS
+
+
 def _names(layers: tuple[Layer, ...]) -> tuple[str, ...]:
     return tuple(layer.name for layer in layers)
 
@@ -121,6 +144,35 @@ def _carried_by_one(record: StepRecord, state: _ExplodingState) -> bool:
     alone = record.grad_norm >= power(state.total.peak)
     far = power(state.total.limit - state.total.mean)
     return bool((alone & (record.grad_norm >= far * state.usual.norm)).any())
+
+
+def _piled(record: StepRecord, calls: Calls) -> int | None:
+    """The parameter that still had a gradient of the step before; one of another optimizer's may have it rightly."""
+    carried = calls.seen.carried_grad
+    if not (carried > 0).any():
+        return None
+    row = int(np.nanargmax(carried))
+    for index, layer in enumerate(record.layers):
+        if layer.module == calls.seen.modules[row]:
+            return index if carried[row] >= PILED * record.grad_norm[index] else None
+    return None
+
+
+def _piling_up(record: StepRecord, index: int, state: _ExplodingState) -> Incident:
+    first = record.layers[index].name
+    return Incident(
+        kind="exploding",
+        step=record.step,
+        layers=(first,),
+        severity=Severity.ERROR,
+        value=record.total_norm,
+        threshold=power(state.total.mean),
+        message=f"The gradients pile up: when the backward pass began, {first} still had the gradient of the step "
+        f"before, so that each step adds to all those before it (norm now {record.total_norm:.3g}).",
+        optimizer=record.optimizer,
+        num_layers=len(record.layers),
+        evidence={"rule": "piled", "total_norm": record.total_norm, "lr": record.lr, "loss": record.loss},
+    )
 
 
 def _jumped(record: StepRecord, state: _ExplodingState, threshold: float, rule: str) -> Incident:

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 
 from gradwatch._baselines import STALLED_STEPS, Episode, Learning, counts
 from gradwatch._decades import number
-from gradwatch._scene import LARGE_INPUT, Forward
+from gradwatch._scene import Forward
+from gradwatch._sizes import LARGE_INPUT, SMALL_INPUT
 from gradwatch._weights import Weights
 from gradwatch.detectors._base import Remembering
 from gradwatch.records import Incident, Severity, StepRecord
@@ -19,14 +20,14 @@ class _InputState:
     Attributes:
         fresh: Whether the weights looked as commonly initialised when they were first seen.
         seen: Whether they were seen.
-        large: For how many looks in a row the inputs have been large.
+        odd: For how many looks in a row the inputs have been far too large or small.
     """
 
     episode: Episode = field(default_factory=Episode)
     learning: Learning = field(default_factory=Learning)
     fresh: bool = False
     seen: bool = False
-    large: int = 0
+    odd: int = 0
 
 
 class InputScaleDetector(Remembering[_InputState]):
@@ -54,11 +55,12 @@ class InputScaleDetector(Remembering[_InputState]):
         if (calls := self._forward.of(record)) is None:
             return []
         row, rms = calls.input_size()
-        large = row >= 0 and rms >= LARGE_INPUT
-        state.large = state.large + 1 if large else 0
-        alarm = state.large > 1 and state.fresh and state.learning.hardly(STALLED_STEPS)
-        if not state.episode.begins(symptom=large, alarm=alarm):
+        odd = row >= 0 and not SMALL_INPUT < rms < LARGE_INPUT
+        state.odd = state.odd + 1 if odd else 0
+        alarm = state.odd > 1 and state.fresh and state.learning.hardly(STALLED_STEPS)
+        if not state.episode.begins(symptom=odd, alarm=alarm):
             return []
+        size = "large" if rms >= LARGE_INPUT else "small"
         module, biggest = calls.seen.modules[row], float(calls.seen.in_max[row])
         return [
             Incident(
@@ -67,11 +69,12 @@ class InputScaleDetector(Remembering[_InputState]):
                 layers=(module,),
                 severity=Severity.WARNING,
                 value=rms,
-                threshold=LARGE_INPUT,
-                message=f"What {module} is given is far too large: {number(rms)} on average and up to "
-                f"{number(biggest)}, where about 1 is usual, and the loss has hardly fallen in {state.learning.count} steps.",
+                threshold=LARGE_INPUT if size == "large" else SMALL_INPUT,
+                message=f"What {module} is given is far too {size}: {number(rms)} on average and up to "
+                f"{number(biggest)}, where about 1 is usual, and the loss has hardly fallen in "
+                f"{state.learning.count} steps.",
                 optimizer=record.optimizer,
                 num_layers=len(calls.seen.modules),
-                evidence={"rule": "large", "lr": record.lr, "loss": record.loss},
+                evidence={"rule": size, "lr": record.lr, "loss": record.loss},
             )
         ]

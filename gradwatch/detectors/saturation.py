@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from gradwatch._baselines import STALLED_STEPS, WARM_STEPS, Episode, Learning, Progress, counts
 from gradwatch._scene import Calls, Forward
 from gradwatch._weights import Weights, WeightScale
@@ -14,6 +16,16 @@ from gradwatch.wording import percent
 
 SATURATED = 0.75
 """Share of an activation's elements at the flat ends. Trained nets have some such units, hardly ever most of them."""
+
+SURE = 0.9
+"""Share that an output, which is meant to be sure in the end, or a sudden change must reach."""
+
+CALM = 0.5
+"""Share from which a sudden change starts."""
+
+FAR_OUT = 5.0
+"""Standard deviation of what a hidden activation is given from which on the flat ends are no matter of training: its
+steep part ends at about 2."""
 
 PROBES = 3
 """Looks in a row."""
@@ -29,6 +41,8 @@ class _SaturationState:
     Attributes:
         looks: For how many looks in a row each activation has been saturated.
         early: Those that were so within the first steps.
+        leapt: Those that became so from one look to the next.
+        share: Of each bounded activation, its share at the last look.
         count: Steps seen.
     """
 
@@ -38,15 +52,17 @@ class _SaturationState:
     weights: WeightScale = field(default_factory=WeightScale)
     looks: dict[str, int] = field(default_factory=dict)
     early: list[str] = field(default_factory=list)
+    leapt: list[str] = field(default_factory=list)
+    share: dict[str, float] = field(default_factory=dict)
     count: int = 0
 
 
 class SaturationDetector(Remembering[_SaturationState]):
-    """Hidden activations sit on their flat ends, and the model hardly learns.
+    """Activations sit on their flat ends, and the model hardly learns.
 
     From the start it is a matter of weights or inputs that are too large, and told as soon as the loss does not fall.
-    Learned later it may be what training is for (a gate that is shut, an attention that is sure): then it is a fault
-    only where the loss stands still.
+    Learned little by little it may be what training is for (a gate that is shut, an attention that is sure): then it is
+    a fault only where the loss stands still.
     """
 
     kind = "saturation"
@@ -68,37 +84,68 @@ class SaturationDetector(Remembering[_SaturationState]):
         if (calls := self._forward.of(record)) is None:
             return []
         rows = _saturated(calls)
-        state.looks = {name: state.looks.get(name, 0) + 1 for name in rows}
-        if state.count <= WARM_STEPS:
-            state.early = [*state.early, *(name for name in rows if name not in state.early)]
-        lasting = [name for name, looks in state.looks.items() if looks >= PROBES]
-        early = [name for name in lasting if name in state.early]
-        stands = state.progress.since >= STALLED_STEPS
-        alarm = early if state.learning.hardly(FROM_THE_START) else lasting if stands else []
+        _remember(calls, rows, state)
+        rule, alarm = _judge(calls, rows, state)
         if state.episode.begins(symptom=bool(rows), alarm=bool(alarm)):
-            return [_saturation(record, calls, {name: rows[name] for name in alarm}, state)]
+            return [_saturation(record, calls, {name: rows[name] for name in alarm}, state, rule)]
         return []
 
 
 def _saturated(calls: Calls) -> dict[str, int]:
-    """Hidden activations at their flat ends, by name, with their row."""
-    bounded = calls.plan.bounded
-    rows = bounded[calls.seen.saturated_share[bounded] >= SATURATED].tolist()
-    return {calls.seen.modules[row]: row for row in reversed(rows)}
+    """Activations at their flat ends, by name, with their row; an output only where nearly all of it is."""
+    shares, modules = calls.seen.saturated_share, calls.seen.modules
+    hidden, outputs = calls.plan.bounded, calls.plan.outputs
+    rows = [*hidden[shares[hidden] >= SATURATED].tolist(), *outputs[shares[outputs] >= SURE].tolist()]
+    return {modules[row]: row for row in reversed(rows)}
 
 
-def _saturation(record: StepRecord, calls: Calls, rows: dict[str, int], state: _SaturationState) -> Incident:
+def _remember(calls: Calls, rows: dict[str, int], state: _SaturationState) -> None:
+    shares = calls.seen.saturated_share
+    leapt = [n for n, row in rows.items() if shares[row] >= SURE and state.share.get(n, 1.0) <= CALM]
+    state.leapt = [name for name in (*state.leapt, *leapt) if name in rows]
+    state.looks = {name: state.looks.get(name, 0) + 1 for name in rows}
+    if state.count <= WARM_STEPS:
+        state.early = [*state.early, *(name for name in rows if name not in state.early)]
+    state.share = {calls.seen.modules[row]: float(shares[row]) for row in calls.plan.bounded.tolist()}
+
+
+def _judge(calls: Calls, rows: dict[str, int], state: _SaturationState) -> tuple[str, list[str]]:
+    """The rule that holds, and for which activations."""
+    last = int(np.flatnonzero(calls.plan.is_layer)[-1])
+    lasting = [name for name, looks in state.looks.items() if looks >= PROBES]
+    hidden = [name for name in lasting if rows[name] < last]
+    early = [name for name in hidden if name in state.early]
+    stands = state.progress.since >= STALLED_STEPS and state.learning.poor(STALLED_STEPS)
+    if early and state.learning.hardly(FROM_THE_START):
+        return "from_the_start", early
+    far = [n for n in early if state.looks[n] > PROBES and _is_far_out(calls, rows[n])]
+    if far:
+        return "from_the_start", far
+    if leapt := [name for name in hidden if name in state.leapt]:
+        return "leapt", leapt
+    if stands and hidden:
+        return "learned", hidden
+    outputs = [name for name in lasting if rows[name] > last]
+    return "output", outputs if stands or state.learning.hardly(FROM_THE_START) else []
+
+
+def _is_far_out(calls: Calls, row: int) -> bool:
+    """Whether it is given far more than its steep part is wide; a mask is among what a softmax is given."""
+    return calls.seen.kinds[row] == "Softmax" or bool(calls.seen.in_std[row] >= FAR_OUT)
+
+
+def _saturation(record: StepRecord, calls: Calls, rows: dict[str, int], state: _SaturationState, rule: str) -> Incident:
     seen = calls.seen
     worst = sorted(rows, key=lambda name: -seen.saturated_share[rows[name]])
     row = rows[worst[0]]
     before = calls.before(row)
     layer = seen.modules[before] if before >= 0 else ""
     share, kind = float(seen.saturated_share[row]), seen.kinds[row]
-    passed = float(seen.out_grad[before] / seen.out_grad[row]) if before >= 0 and seen.out_grad[row] > 0 else math.nan
+    came, went = float(seen.out_grad[row]), float(seen.out_grad[before]) if before >= 0 else math.nan
+    passed = went / came if 0 < came < math.inf else math.nan
     names = dict.fromkeys(name for name in (worst[0], layer, *worst[1:]) if name)
     rest = "" if len(rows) == 1 else f", and {len(rows) - 1} more like it"
     what = "is sure of a single choice" if kind == "Softmax" else "sits on its flat ends"
-    early = worst[0] in state.early
     return Incident(
         kind="saturation",
         step=record.step,
@@ -107,11 +154,11 @@ def _saturation(record: StepRecord, calls: Calls, rows: dict[str, int], state: _
         value=share,
         threshold=SATURATED,
         message=f"{worst[0]} ({kind}) {what} for {percent(share)} of what it is given{rest}: there a change of the "
-        "input changes next to nothing, so hardly any learning signal comes through, and the loss hardly falls.",
+        "input changes next to nothing, so hardly any learning signal comes through.",
         optimizer=record.optimizer,
         num_layers=len(calls.plan.bounded),
         evidence={
-            "rule": "from_the_start" if early else "learned",
+            "rule": rule,
             "activation": worst[0],
             "activation_kind": kind,
             "layer": layer,

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gradwatch._baselines import STALLED_STEPS, Episode, Progress, counts
+from gradwatch._baselines import STALLED_STEPS, Episode, Learning, Progress, counts
 from gradwatch._decades import number
 from gradwatch._memory import Memory
 from gradwatch._weights import Weights
@@ -25,6 +25,12 @@ wrong as can be. Trained ones may be fine-tuned as gently as this."""
 
 MOVED = 0.01
 """Sum of all updates over weight: weights that have come so far have learnt, and may rest."""
+
+CRAWLED = 0.03
+"""The same for weights that are as they were initialised, while the loss is too: they have not begun to learn."""
+
+CRAWLING_STEPS = 90
+"""Steps in which they should have."""
 
 SAME = 0.01
 """A learning rate that rises by less than this over :data:`STALLED_STEPS` steps is not being warmed up."""
@@ -43,6 +49,8 @@ class _StalledState:
         since: Step at which the weights were first found at rest; -1 while they move.
         lasted: Steps since then, without those at which the learning rate rose.
         progress: Of the loss since then.
+        learning: Of the loss since the first step.
+        crawled: Steps in a row in which weights as initialised have hardly left their place, and the loss neither.
         clip: Usual norm after clipping over norm before since then, on a log scale.
     """
 
@@ -56,6 +64,8 @@ class _StalledState:
     since: int = -1
     lasted: int = 0
     clip: float = 0.0
+    learning: Learning = field(default_factory=Learning)
+    crawled: int = 0
 
 
 class StalledDetector:
@@ -88,10 +98,17 @@ class StalledDetector:
         if ratios is not None:
             self._measure(record, ratios, state)
         state.path += state.update if state.update < math.inf else 0.0
-        still = state.update < (CREEPING if state.fresh else MOTIONLESS) and state.path < MOVED
-        _last(record, state, still=still)
+        state.learning.update(record.loss)
+        at_rest = state.update < (CREEPING if state.fresh else MOTIONLESS) and state.path < MOVED
+        crawls = state.fresh and state.path < CRAWLED and state.learning.hardly(CRAWLING_STEPS)
+        halted = state.update == 0 and state.learning.hardly(STALLED_STEPS)
+        still = at_rest or halted
+        rises = _last(record, state, still=still)
+        ripe = state.lasted >= STALLED_STEPS and (halted or _stands_still(record, state.progress))
+        state.crawled = state.crawled + 1 if crawls and not rises else 0
         # Judged on sampled steps only: it is their numbers that are told.
-        alarm = ratios is not None and state.lasted >= STALLED_STEPS and _stands_still(record, state.progress)
+        alarm = ratios is not None and (ripe or state.crawled >= STALLED_STEPS // 2)
+        still = still or crawls
         if state.episode.begins(symptom=still, alarm=alarm) and ratios is not None:
             return [_stalled(record, state, ratios, self._weights.divisor(record))]
         return []
@@ -105,8 +122,8 @@ class StalledDetector:
         state.update = float(moving.max()) if len(moving) else math.inf
 
 
-def _last(record: StepRecord, state: _StalledState, *, still: bool) -> None:
-    """Count for how long nothing has moved; while the learning rate rises, that is a warm-up."""
+def _last(record: StepRecord, state: _StalledState, *, still: bool) -> bool:
+    """Count for how long nothing has moved; whether the learning rate rises: that is a warm-up."""
     rises = record.lr > state.lr * (1 + SAME)
     if rises:
         state.lr = record.lr
@@ -118,6 +135,7 @@ def _last(record: StepRecord, state: _StalledState, *, still: bool) -> None:
             state.clip += 0.1 * (math.log10(record.clipped_norm / record.total_norm) - state.clip)
     elif state.lasted:
         state.since, state.lasted, state.progress, state.clip = -1, 0, Progress(), 0.0
+    return rises
 
 
 def _stands_still(record: StepRecord, progress: Progress) -> bool:
@@ -128,7 +146,8 @@ def _stands_still(record: StepRecord, progress: Progress) -> bool:
 def _stalled(record: StepRecord, state: _StalledState, ratios: Float64Array, divisor: float | None) -> Incident:
     order = [int(index) for index in np.argsort(ratios, kind="stable") if ratios[index] < math.inf]
     threshold = CREEPING if state.fresh else MOTIONLESS
-    loss = "" if record.loss is None else f" The loss has not improved for {state.progress.since} steps."
+    for_steps = state.progress.since if state.lasted else state.learning.count
+    loss = "" if record.loss is None else f" The loss has hardly improved in {for_steps} steps."
     steps = f"{number(MOVED / state.update)} steps" if state.update > 0 else "no number of steps"
     if state.update == 0:
         moved = "the updates are exactly zero"

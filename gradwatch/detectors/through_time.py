@@ -24,6 +24,9 @@ LOST = 3.0
 GAINED = 4.0
 """Decades over the sequence: the first steps outweigh the last ones ten-thousandfold."""
 
+BEYOND = 5.0
+"""Decades over the sequence that are evidence enough: all that the last steps say is lost in float32's rounding."""
+
 PROBES = 2
 """Probed steps in a row: a single batch proves nothing."""
 
@@ -93,7 +96,7 @@ class ThroughTimeDetector(Remembering[_TimeState]):
         fading = [_fading(found[m]) for m, num in state.fades.items() if m in found and num >= PROBES]
         fading = [finding for finding in fading if _matters(finding, state)]
         growing = [_growing(found[m]) for m, num in state.grows.items() if m in found and num >= PROBES]
-        growing = growing if _harms(state) else []
+        growing = [finding for finding in growing if finding.horizon.decades <= -BEYOND or _harms(state)]
         incidents = []
         if state.faded.begins(symptom=bool(state.fades), alarm=bool(fading)):
             incidents.append(_vanishing(record, max(fading, key=lambda f: f.horizon.decades), state))

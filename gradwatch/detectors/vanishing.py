@@ -21,6 +21,9 @@ from gradwatch.records import Incident, Severity, StepRecord
 FADE_WEAK = 1.5
 """Decades across the depth that count only when the loss has stood still too."""
 
+NOTHING_STEPS = 20
+"""Steps from the very first without any gradient but zero."""
+
 SILENT_STEPS = 30
 """Steps with a gradient of exactly zero after which a layer in the midst of others counts as silenced: a branch that
 is used now and then is none."""
@@ -28,7 +31,7 @@ is used now and then is none."""
 _LOOKS = {"fade": 2, "slow": 2}
 """Probed steps in a row that show the signal itself fading."""
 
-_PATIENCE = {"zero": 5, "fade": 5, "gap": 10, "notch": 10, "silent": 1, "slow": 5}
+_PATIENCE = {"zero": 5, "fade": 5, "gap": 10, "notch": 10, "silent": 1, "nothing": 1, "slow": 5}
 
 
 @dataclass
@@ -37,6 +40,7 @@ class _VanishingState:
 
     Attributes:
         looks: For how many looks in a row the signal itself has faded.
+        nothing: Steps since the first with gradients of exactly zero only; -1 as soon as there was another one.
         silent: For how many steps in a row each module in the midst of others has had a gradient of exactly zero.
         awake: Steps in a row in which every module had a gradient.
         complete: Whether that has been so for long: a module that is silent now is then not an unused branch.
@@ -48,6 +52,7 @@ class _VanishingState:
     progress: Progress = field(default_factory=Progress)
     learning: Learning = field(default_factory=Learning)
     looks: Streaks = field(default_factory=Streaks)
+    nothing: int = 0
     silent: dict[str, int] = field(default_factory=dict)
     awake: int = 0
     complete: bool = False
@@ -98,6 +103,8 @@ class VanishingDetector:
         state.weights = self._weights.scale(record) or state.weights
         state.learning.update(record.loss)
         profile = self._depth.of(record)
+        if state.nothing >= 0:
+            state.nothing = state.nothing + 1 if record.total_norm == 0 else -1
         state.awake = state.awake + 1 if profile.lowest > -math.inf else 0
         state.complete = state.complete or state.awake >= WARM_STEPS
         symptoms = {symptom.rule: symptom for symptom in _symptoms(profile, state)}
@@ -117,7 +124,12 @@ class VanishingDetector:
 def _symptoms(profile: Profile, state: _VanishingState) -> list[_Symptom]:
     """Every way in which the signal of this step is weak somewhere."""
     trend = _fading(profile, state)
-    if profile.highest - profile.lowest < FADE or profile.highest == -math.inf:
+    if profile.highest == -math.inf:
+        state.silent = {}
+        # Later on it may be the end of a phase, or a loss that is satisfied.
+        never = state.nothing >= NOTHING_STEPS and profile.modules
+        return [_Symptom("nothing", profile.modules, math.inf, profile.modules[-1])] if never else []
+    if profile.highest - profile.lowest < FADE:
         state.silent = {}
         return trend
     broken = _broken_off(profile)
@@ -129,7 +141,8 @@ def _symptoms(profile: Profile, state: _VanishingState) -> list[_Symptom]:
 
 def _fading(profile: Profile, state: _VanishingState) -> list[_Symptom]:
     """A trend over depth; half of it counts when the loss stands still, or has hardly fallen since the start."""
-    slow = state.progress.since >= STALLED_STEPS or state.learning.hardly(STALLED_STEPS)
+    stands = state.progress.since >= STALLED_STEPS and (state.learning.poor(STALLED_STEPS) or state.learning.count == 0)
+    slow = stands or state.learning.hardly(STALLED_STEPS)
     threshold = FADE_WEAK if slow else FADE
     if profile.fade < threshold or (decades := profile.trend()) < threshold:
         return []
@@ -188,7 +201,8 @@ def _vanishing(record: StepRecord, profile: Profile, symptom: _Symptom, weights:
     per_layer = power(-symptom.decades / max(1, len(profile.modules) - 1))
     indices = {module: index for index, module in enumerate(profile.modules)}
     worst, reference = symptom.modules[0], symptom.reference
-    ratio = power(float(profile.level[indices[worst]] - profile.level[indices[reference]]))
+    both = [float(profile.level[indices[module]]) for module in (worst, reference)]
+    ratio = 0.0 if both[0] == -math.inf else power(both[0] - both[1])
     return Incident(
         kind="vanishing",
         step=record.step,
@@ -215,6 +229,8 @@ def _vanishing(record: StepRecord, profile: Profile, symptom: _Symptom, weights:
 def _vanishing_message(symptom: _Symptom, worst: str, per_layer: float, ratio: float) -> str:
     span = worst if len(symptom.modules) == 1 else f"{worst} and {len(symptom.modules) - 1} more"
     steps, share = _PATIENCE[symptom.rule], f"{fraction(ratio)} of what {symptom.reference} does"
+    if symptom.rule == "nothing":
+        return f"There is no learning signal at all: every gradient has been exactly zero for {NOTHING_STEPS} steps."
     if symptom.rule == "zero":
         return (
             f"No learning signal reaches {span}: the gradient has been exactly zero for {steps} steps, "

@@ -6,15 +6,17 @@ import pytest
 from fits import fit, module, quiet_watch, spiky
 
 import gradwatch
+from gradwatch.detectors import DataOutlierDetector, ExplodingDetector
 
 
 def test_suppressed_in_a_fit(pl):
     """The same argument, the same effect: not told, but counted in the summary."""
-    told = quiet_watch()
+    told = quiet_watch(detectors=[DataOutlierDetector(), ExplodingDetector()])
     fit(pl, module(pl), told, spiky(30, 25))
     assert told.incidents
     kinds = {incident.kind for incident in told.incidents}
-    quiet = quiet_watch(suppress=[gradwatch.Suppression(kind, reason="a test") for kind in sorted(kinds)])
+    rules = [gradwatch.Suppression(kind, reason="a test") for kind in sorted(kinds)]
+    quiet = quiet_watch(detectors=[DataOutlierDetector(), ExplodingDetector()], suppress=rules)
     fit(pl, module(pl), quiet, spiky(30, 25))
     assert quiet.incidents == []
     assert ": a test)" in quiet.summary()
