@@ -136,6 +136,29 @@ class Progress:
             self.best, self.since = self.smooth, 0
 
 
+@dataclass
+class Signal:
+    """How much of the learning signal that a run began with is left.
+
+    Attributes:
+        first: log10 of the total norm, mean of the first three that are not zero.
+        count: How many these are.
+    """
+
+    first: float = 0.0
+    count: int = 0
+
+    def lost(self, total_norm: float) -> float:
+        """Decades below where it began, after taking this step in; -inf before it is known."""
+        level = math.log10(total_norm) if total_norm > 0 else -math.inf
+        if self.count < 3:  # noqa: PLR2004
+            if total_norm > 0:
+                self.count += 1
+                self.first += (level - self.first) / self.count
+            return -math.inf
+        return self.first - level
+
+
 HARDLY = 0.2
 """Share of the first loss: a model that has learnt anything at all in dozens of steps has taken off more than that."""
 
@@ -147,11 +170,13 @@ class Learning:
     Attributes:
         first: The loss before anything was learnt: mean of the first three steps. NaN where it tells nothing.
         smooth: The usual loss of late.
+        best: The lowest that this has been.
         count: Steps with a loss.
     """
 
     first: float = math.nan
     smooth: float = math.nan
+    best: float = math.inf
     count: int = 0
 
     def update(self, loss: float | None) -> None:
@@ -164,14 +189,15 @@ class Learning:
         elif self.count <= 3:  # noqa: PLR2004
             self.first += (loss - self.first) / self.count
         self.smooth += 0.2 * (loss - self.smooth)
+        self.best = min(self.best, self.smooth)
 
     def poor(self, steps: int) -> bool:
         """Whether so many steps have taken off less than half of the first loss: no run that has done its work."""
-        return self.count >= steps and self.first > 0 and self.smooth > 0.5 * self.first
+        return self.count >= steps and self.first > 0 and self.best > 0.5 * self.first
 
     def hardly(self, steps: int) -> bool:
         """Whether so many steps have taken off hardly anything of the first loss; a loss below zero has no share."""
-        return self.count >= steps and self.first > 0 and self.smooth > (1 - HARDLY) * self.first
+        return self.count >= steps and self.first > 0 and self.best > (1 - HARDLY) * self.first
 
 
 @dataclass

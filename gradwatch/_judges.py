@@ -72,7 +72,10 @@ class Judges:
         self._sieve.load_state_dict(state.get(_SUPPRESSED, {}))
 
 
-_ROOTS = {"unscaled_inputs": ("input_scale", frozenset({"exploding", "lr_too_high"}))}
+_ROOTS = {
+    "unscaled_inputs": ("input_scale", frozenset({"exploding", "lr_too_high"})),
+    "unsuited_loss": ("saturation", frozenset({"vanishing"})),
+}
 """Causes that are kinds of their own: what blows up because of the inputs is a matter of the inputs."""
 
 

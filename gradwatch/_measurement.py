@@ -285,7 +285,7 @@ def record_of(context: Context, arrays: Arrays) -> StepRecord:
         weight_norm=arrays.get("weight_norm"),
         update_ratio=arrays.get("update_ratio"),
         num_nonfinite_weight=None if bad_weights is None else bad_weights.astype(np.int64),
-        activations=context.sighting.activations(arrays),
+        activations=context.sighting.activations(arrays, float(arrays.get("loss_scale", 1.0))),
         through_time=context.sighting.profiles(arrays, float(arrays.get("loss_scale", 1.0))),
         ownerless=context.sighting.without_owner(arrays),
         birthplace=context.sighting.birthplace,

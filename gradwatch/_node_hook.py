@@ -30,8 +30,11 @@ def put_hook(node: Any, note: Callable[[Tensor], None], number: int) -> Any:
         if gradient is None or _is_transformed(gradient):
             return
         try:
-            with torch.no_grad():
-                note(gradient.detach())
+            if torch.is_grad_enabled():  # create_graph=True
+                with torch.no_grad():
+                    note(gradient.detach())
+            else:
+                note(gradient)
         except Exception as error:  # noqa: BLE001 - whatever it is, the training goes on
             warn(
                 f"gradwatch could not follow the signal through time at one step ({type(error).__name__}: {error}); "

@@ -1,28 +1,29 @@
 """The forward probe: on a sampled step it looks at what the modules of the model are given and what they give.
 
 It listens through torch's process-wide forward hook, for one step at a time, so that nothing is ever set on the user's
-model. Where torch compiles a function, the hook folds away to nothing.
+model.
 """
 
 from __future__ import annotations
 
-import sys
-import warnings
+import math
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
+from operator import is_
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules import module as torch_module
-from torch.utils.hooks import RemovableHandle
 
+from gradwatch import _node_hook
 from gradwatch._activation_kinds import BOUNDED, RELUS
-from gradwatch._activations import KIND_OF_OPERATION, Side
+from gradwatch._activations import KIND_OF_OPERATION, Sample, Statistics, sample_of
 from gradwatch._layout import walk
+from gradwatch._module_hook import compiles, is_foreign_territory, put_hook, take_away
 from gradwatch._through_time import ThroughTime, TimeSignal
+from gradwatch._transfer import look, on_host
 from gradwatch.errors import GradwatchWarning, warn
 from gradwatch.records import Unavailable
 
@@ -33,11 +34,46 @@ _MAX_CALLS_OF_ONE = 4
 _CHANNELS_FIRST = (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.GroupNorm)  # noqa: SLF001 - the only base
 _NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)  # noqa: SLF001
 _ACTIVATIONS = frozenset(KIND_OF_OPERATION.values())
+_SQUARABLE = 1e-12
+"""A float32 norm below this may have lost squares that float32 cannot hold."""
 
 COMPILED = Unavailable(
     "activations and output gradients", "torch.compile is in use, and hooks on modules would break its graphs"
 )
 NO_CALLS = Unavailable("activations and output gradients", "no module of the model was called with gradients enabled")
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What is the same at every call of a module.
+
+    Attributes:
+        module: The module, held weakly.
+        name: Its name in the model.
+        kind: Its class name.
+        has_weights: Whether it holds parameters itself.
+        is_leaf: Whether it has no modules inside.
+        is_norm: Whether it is a normalisation layer.
+        channels_first: Whether units are in the second dimension of what it is given.
+    """
+
+    module: weakref.ref[nn.Module]
+    name: str
+    kind: str
+    has_weights: bool
+    is_leaf: bool
+    is_norm: bool
+    channels_first: bool
+
+    @classmethod
+    def of(cls, name: str, module: nn.Module) -> _Known:
+        kind = type(module).__name__
+        if kind == "RNN" and getattr(module, "nonlinearity", "") == "relu":
+            kind = "RNN(relu)"
+        has_weights = any(parameter is not None for parameter in module._parameters.values())  # noqa: SLF001 - its own
+        is_leaf = next(module.children(), None) is None
+        is_norm, channels_first = isinstance(module, _NORMS), isinstance(module, _CHANNELS_FIRST)
+        return cls(weakref.ref(module), name, kind, has_weights, is_leaf, is_norm, channels_first)
 
 
 @dataclass(eq=False)
@@ -49,14 +85,14 @@ class _Call:
         kind: Its class name, or what autograd calls the activation.
         joined: Whether the output requires a gradient.
         from_data: Whether the input does not.
-        values: What was measured, by column, 0-dim float32.
+        gradients: Norms of gradients, by column, 0-dim.
     """
 
     module: str
     kind: str
     joined: bool
     from_data: bool
-    values: dict[str, Tensor] = field(default_factory=dict)
+    gradients: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,14 +101,14 @@ class Seen:
 
     Attributes:
         calls: Module, kind, ``joined`` and ``from_data`` of each call.
-        places: Row and column of each value.
-        values: ``[num_values]`` float32 on the model's device.
+        places: The rows and columns that each value goes to.
+        values: ``[num_values]`` on the model's device.
         signals: Of recurrent layers, through time.
         unavailable: What could not be followed through time.
     """
 
     calls: tuple[tuple[str, str, bool, bool], ...]
-    places: tuple[tuple[int, str], ...]
+    places: tuple[tuple[tuple[int, str], ...], ...]
     values: Tensor
     signals: tuple[TimeSignal, ...]
     unavailable: tuple[Unavailable, ...]
@@ -88,9 +124,9 @@ class ForwardProbe:
 
     def __init__(self, model: nn.Module, *, through_time: bool = True) -> None:
         self._model = weakref.ref(model)
-        self._remove: Callable[[], object] | None = None
+        self._hook: weakref.finalize[[Any], ForwardProbe] | None = None
         self._follows_time = through_time
-        self._names: dict[int, str] = {}
+        self._known: dict[int, _Known] = {}
         self._failed = False
         self._clear()
 
@@ -99,77 +135,80 @@ class ForwardProbe:
         self._counts: dict[int, int] = {}
         self._channels_first = False
         self._last_layer = ""
-        self._last_output: weakref.ref[Tensor] | None = None
-        self._last_moments: tuple[Tensor, Tensor]
+        self._described: dict[int, tuple[weakref.ref[Tensor], Sample]] = {}
+        self._statistics = Statistics()
         self._backward_began = self._knows_carried = False
         self.time: ThroughTime | None = None
 
     @property
     def is_armed(self) -> bool:
         """Whether it looks at this step."""
-        return self._remove is not None
+        return self._hook is not None
 
     def arm(self, *, through_time: bool = False) -> Unavailable | None:
         """Look at the calls from here on; or say why that cannot be."""
         model = self._model()
         if self.is_armed or model is None or self._failed:
             return None
-        if _compiles(model):
+        modules = list(model.modules())
+        if compiles(modules):
             return COMPILED
-        self._names = {id(module): name for name, module in walk(model)}
+        if len(modules) != len(self._known) or not all(map(is_, modules, [k.module() for k in self._known.values()])):
+            self._known = {id(module): _Known.of(name, module) for name, module in walk(model)}
         self._clear()
         self.time = ThroughTime() if through_time and self._follows_time else None
         saw = weakref.WeakMethod(self._saw)
 
         def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-            if torch.compiler.is_compiling():  # folds away while torch traces us
-                return
             if (method := saw()) is not None:
                 method(module, args, kwargs, output)
 
-        _silence_torch()
-        handle = torch_module.register_module_forward_hook(hook, with_kwargs=True)
-        self._remove = weakref.finalize(self, _remove, handle)  # also where the watch is dropped without being closed
+        # Taken away also where the watch is dropped without being closed.
+        self._hook = weakref.finalize(self, take_away, put_hook(hook))
         return None
 
     def disarm(self) -> None:
         """Look no more; what was seen is forgotten."""
         if self.time is not None:
             self.time.close()
-        if self._remove is not None:
-            self._remove()
-            self._remove = None
-        self._names = {}
+        if self._hook is not None:
+            self._hook()
+            self._hook = None
         self._clear()
 
     def take(self) -> Seen | None:
         """What was seen since :meth:`arm`, and look no more; None where nothing was."""
-        calls = self._calls
+        calls, statistics = self._calls, self._statistics
         signals = [] if self.time is None else self.time.finish()
         gaps = () if self.time is None else self.time.unavailable
         self.disarm()
         if not calls:
             return None
-        places = tuple((row, column) for row, call in enumerate(calls) for column in call.values)
-        values = [value for call in calls for value in call.values.values()]
+        statistics.finish()
+        gradients = [(((row, name),), norm) for row, call in enumerate(calls) for name, norm in call.gradients.items()]
+        places = (*statistics.places, *(cells for cells, _ in gradients))
+        values = [*statistics.values, *(norm.reshape(1) for _, norm in gradients)]
         if len({value.device for value in values}) > 1:
             values = [value.to(values[0].device, non_blocking=True) for value in values]
         rows = tuple((call.module, call.kind, call.joined, call.from_data) for call in calls)
-        return Seen(rows, places, torch.stack(values) if values else torch.zeros(0), tuple(signals), gaps)
+        return Seen(rows, places, torch.cat(values) if values else torch.zeros(0), tuple(signals), gaps)
 
     def _saw(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         """A module was called; never raises."""
-        name = self._names.get(id(module))
-        if name is None or self._backward_began or _is_foreign_territory():
+        known = self._known.get(id(module))
+        if known is None or self._backward_began or is_foreign_territory():
             return
         try:
-            self._look(name, module, args or tuple(kwargs.values()), output)
-            if self.time is not None:
-                self.time.saw(name, module, args, output, kwargs)
+            if torch.is_grad_enabled():
+                self._look(known, module, args or tuple(kwargs.values()), output)
+                if self.time is not None:
+                    self.time.saw(known.name, module, args, output, kwargs)
+            elif module.training and known.has_weights and self._counts_call(module):
+                self._calls.append(_Call(known.name, known.kind, joined=False, from_data=True))
         except GradwatchWarning:
             raise  # only where the user turned warnings into errors
         except Exception as error:  # noqa: BLE001 - whatever it is, the training goes on
-            self.fail(name, error)
+            self.fail(known.name, error)
 
     def fail(self, name: str, error: Exception) -> None:
         """Look no more, and say so once."""
@@ -183,35 +222,35 @@ class ForwardProbe:
     def came_back(self, call: _Call, module: nn.Module | None, gradient: Tensor) -> None:
         """The backward pass has come to the output of a call."""
         self._backward_began = True
-        call.values["out_grad"] = _norm(gradient)
+        call.gradients["out_grad"] = _norm(gradient)
         if module is None or self._knows_carried:
             return
         self._knows_carried = True
         left = [p.grad for p in module._parameters.values() if p is not None and p.grad is not None]  # noqa: SLF001
         if left and type(left[0]) is Tensor and left[0].layout is torch.strided:
-            call.values["carried_grad"] = _norm(left[0])
+            call.gradients["carried_grad"] = _norm(left[0].detach())
 
-    def _look(self, name: str, module: nn.Module, args: Any, output: Any) -> None:
-        has_weights = _has_own_weights(module)
-        if not torch.is_grad_enabled():
-            if module.training and has_weights and self._counts_call(module):
-                self._calls.append(_Call(name, type(module).__name__, joined=False, from_data=True))
-            return
-        given, result = _first_tensor(args), _first_tensor(output)
+    def _look(self, known: _Known, module: nn.Module, args: Any, output: Any) -> None:
+        result = _first_tensor(output)
         if result is None:
             return
-        if not has_weights and next(module.children(), None) is not None:
+        if not known.has_weights and not known.is_leaf:
             self._look_between(result)  # a function may have the last word
             return
-        kind = _kind(module, result)
-        if given is not None and (has_weights or kind in _ACTIVATIONS):
+        given, kind = _first_tensor(args), known.kind if known.has_weights else _operation(result) or known.kind
+        if given is not None:
             self._look_between(given)
-        if (has_weights or kind in _ACTIVATIONS or kind in BOUNDED) and self._counts_call(module):
+        if (known.has_weights or kind in _ACTIVATIONS or kind in BOUNDED) and self._counts_call(module):
             from_data = given is not None and not given.requires_grad
-            self._describe(_Call(name, kind, result.requires_grad, from_data), module, given, result)
-        if has_weights:
-            self._channels_first = isinstance(module, _CHANNELS_FIRST)
-            self._last_layer = name
+            if given is not None and given is not result:  # changed in place, it is not what was given any more
+                self._describe_input(known, kind, given, from_data=from_data)
+            if kind in _ACTIVATIONS or kind in BOUNDED:
+                self._describe_output(kind, result)
+            call = _Call(known.name, kind, result.requires_grad, from_data)
+            self._note(call, result, module if known.has_weights else None)
+        if known.has_weights:
+            self._channels_first = known.channels_first
+            self._last_layer = known.name
 
     def _counts_call(self, module: nn.Module) -> bool:
         """Count this call; whether it is one of the first."""
@@ -220,73 +259,45 @@ class ForwardProbe:
 
     def _look_between(self, given: Tensor) -> None:
         """An activation that no module stands for: it shows in what the next module is given."""
-        kind = KIND_OF_OPERATION.get("" if given.grad_fn is None else given.grad_fn.name())
-        if kind is None or not self._last_layer or self._is_last(given):
+        kind = _operation(given)
+        if kind is None or not self._last_layer or self._sample_of(given) is not None or len(self._calls) >= _MAX_CALLS:
             return
-        call = _Call(self._last_layer, kind, joined=True, from_data=False)
-        self._describe_activation(call, given)
+        self._describe_output(kind, given)
+        self._note(_Call(self._last_layer, kind, joined=True, from_data=False), given)
+
+    def _sample_of(self, tensor: Tensor) -> Sample | None:
+        """The sample of an activation's output; None for any other tensor."""
+        found = self._described.get(id(tensor))
+        return found[1] if found is not None and found[0]() is tensor else None
+
+    def _describe_input(self, known: _Known, kind: str, given: Tensor, *, from_data: bool) -> None:
+        """Of the call that is noted next; a normalisation layer's input tells nothing, for it is normalised."""
+        if known.is_norm and not from_data:
+            return
+        sample = self._sample_of(given)
+        if sample is None:
+            reads_channels = known.channels_first or (self._channels_first and kind in _ACTIVATIONS)
+            sample = Sample(sample_of(given, channels_first=reads_channels), is_data=from_data, row=len(self._calls))
+            self._statistics.add(sample)
+        sample.means.append((len(self._calls), "in"))
+
+    def _describe_output(self, kind: str, result: Tensor) -> None:
+        """Of the call that is noted next."""
+        values = sample_of(result, channels_first=self._channels_first, whole_rows=kind == "Softmax")
+        row = len(self._calls)
+        sample = Sample(values, kind, means=[(row, "out")], row=row)
+        self._statistics.add(sample)
+        self._described[id(result)] = weakref.ref(result), sample
+
+    def _note(self, call: _Call, result: Tensor, owner: nn.Module | None = None) -> None:
+        """Add a row, and let autograd tell us the gradient of the call's output."""
         self._calls.append(call)
-        _follow(given, weakref.ref(self), call)
-
-    def _is_last(self, tensor: Tensor) -> bool:
-        """Whether it is the output of the activation that was seen last."""
-        return self._last_output is not None and self._last_output() is tensor
-
-    @torch.no_grad()
-    def _describe(self, call: _Call, module: nn.Module, given: Tensor | None, result: Tensor) -> None:
-        values = call.values
-        is_norm = isinstance(module, _NORMS)
-        if given is not None and not (is_norm and given.requires_grad):
-            if self._is_last(given) and not call.from_data:
-                values["in_mean"], values["in_std"] = self._last_moments
-            else:
-                side = Side.of(given, channels_first=isinstance(module, _CHANNELS_FIRST) or self._reads_channels(call))
-                values["in_mean"], values["in_std"] = side.mean_and_std()
-                if call.from_data:
-                    values["in_max"], values["in_spread"] = side.largest(), side.spread()
-        if call.kind in _ACTIVATIONS or call.kind in BOUNDED:
-            self._describe_activation(call, result)
-        self._calls.append(call)
-        _follow(result, weakref.ref(self), call, module)
-
-    def _reads_channels(self, call: _Call) -> bool:
-        return self._channels_first and call.kind in _ACTIVATIONS
-
-    @torch.no_grad()
-    def _describe_activation(self, call: _Call, result: Tensor) -> None:
-        values = call.values
-        side = Side.of(result, channels_first=self._channels_first, whole_rows=call.kind == "Softmax")
-        moments = values["out_mean"], values["out_std"] = side.mean_and_std()
-        self._last_output, self._last_moments = weakref.ref(result), moments
-        if call.kind in RELUS:
-            values["zero_share"], values["dead_share"] = side.zeros()
-        if (saturation := side.saturation(call.kind)) is not None:
-            values["saturated_share"], values["saturated_units"] = saturation
-
-
-def _follow(result: Tensor, probe: weakref.ref[ForwardProbe], call: _Call, module: nn.Module | None = None) -> None:
-    """Let autograd tell us the gradient of a call's output."""
-    if result.requires_grad:
-        owner = None if module is None or not _has_own_weights(module) else weakref.ref(module)
-        result.register_hook(partial(_note_gradient, probe, call, owner))
-
-
-def _remove(handle: RemovableHandle) -> None:
-    handle.remove()
-    # torch 2.13 forgets this one, and would call every module the slow way for ever after
-    getattr(torch_module, "_global_forward_hooks_with_kwargs", {}).pop(handle.id, None)
-
-
-_ABOUT_US = "Using `torch.compile\\(module\\)` when there are global hooks on modules"
-
-
-def _silence_torch() -> None:
-    """Torch warns of process-wide hooks where a model is compiled in mid-run: those hooks are ours, and for one step.
-
-    Only where nobody has yet: a change of the filters makes Python forget which warnings it has shown.
-    """
-    if not any(message is not None and message.pattern == _ABOUT_US for _, message, *_ in warnings.filters):
-        warnings.filterwarnings("ignore", message=_ABOUT_US)
+        # A view that is changed in place afterwards (h = linear(x); h += x) leaves the graph, and what it views stays.
+        base = result._base if result._is_view() else None
+        root = result if base is None or base.numel() != result.numel() else base
+        if root.grad_fn is not None:
+            holder = None if owner is None else weakref.ref(owner)
+            _node_hook.put_hook(root.grad_fn, partial(_note_gradient, weakref.ref(self), call, holder), root.output_nr)
 
 
 def _note_gradient(
@@ -294,7 +305,7 @@ def _note_gradient(
 ) -> None:
     """The backward pass has come to a call's output; called by autograd, and nothing is given back or raised."""
     alive = probe()
-    if alive is None or not alive.is_armed or type(gradient) is not Tensor or _is_batched(gradient):
+    if alive is None or not alive.is_armed:
         return
     try:
         alive.came_back(call, None if owner is None else owner(), gradient)
@@ -302,44 +313,16 @@ def _note_gradient(
         alive.fail(call.module, error)
 
 
-def _is_batched(gradient: Tensor) -> bool:
-    """Whether a function transform or a batched backward pass is at work: there nothing can be measured."""
-    legacy = getattr(torch._C._functorch, "is_legacy_batchedtensor", None)  # noqa: SLF001 - private: where it is gone
-    level = torch._C._functorch.maybe_current_level()  # noqa: SLF001
-    return level is not None or (legacy is not None and legacy(gradient))
-
-
-@torch.no_grad()
 def _norm(gradient: Tensor) -> Tensor:
-    norm: Tensor = torch.linalg.vector_norm(gradient.detach(), dtype=_wide(gradient))
-    return norm.to(torch.float32)
-
-
-def _wide(tensor: Tensor) -> torch.dtype:
-    if tensor.is_complex():
-        return torch.complex128 if tensor.dtype == torch.complex128 else torch.complex64
-    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
-
-
-def _is_foreign_territory() -> bool:
-    """Where we must not look: recomputation inside a backward pass, function transforms, tracing, graph capture."""
-    if torch._C._current_graph_task_id() != -1 or torch._C._functorch.maybe_current_level() is not None:  # noqa: SLF001
-        return True
-    if torch._C._get_tracing_state() is not None:  # noqa: SLF001
-        return True
-    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
-
-
-def _compiles(model: nn.Module) -> bool:
-    """Whether torch.compile has been used in this process, or on this model."""
-    if any(getattr(module, "_compiled_call_impl", None) is not None for module in model.modules()):
-        return True
-    frame = sys.modules.get("torch._dynamo.eval_frame")
-    kind = getattr(frame, "OptimizedModule", None)
-    if kind is not None and any(isinstance(module, kind) for module in model.modules()):
-        return True
-    backends = getattr(frame, "cached_backends", {})  # private; torch.compiler.disable leaves a None
-    return any(backend is not None for backend in backends.values())
+    """The quick way first, where looking is free; float64 for what float32 cannot square."""
+    if gradient.dtype is torch.float32 and on_host(gradient):
+        norm: Tensor = torch.linalg.vector_norm(gradient)
+        if _SQUARABLE < float(look(norm)) < math.inf:
+            return norm
+    if gradient.is_complex():
+        gradient = torch.view_as_real(gradient.resolve_conj())
+    wide = torch.float32 if gradient.device.type == "mps" else torch.float64  # which it does not have
+    return torch.linalg.vector_norm(gradient, dtype=wide).to(torch.float32)
 
 
 def _first_tensor(value: Any) -> Tensor | None:
@@ -351,15 +334,6 @@ def _first_tensor(value: Any) -> Tensor | None:
     return None
 
 
-def _has_own_weights(module: nn.Module) -> bool:
-    return any(parameter is not None for parameter in module._parameters.values())  # noqa: SLF001 - without a walk
-
-
-def _kind(module: nn.Module, result: Tensor) -> str:
-    """The activation that autograd names, for a module of the user's own too; else the class name."""
-    if not _has_own_weights(module) and result.grad_fn is not None:
-        known = KIND_OF_OPERATION.get(result.grad_fn.name())
-        if known is not None:
-            return known
-    name = type(module).__name__
-    return "RNN(relu)" if name == "RNN" and getattr(module, "nonlinearity", "") == "relu" else name
+def _operation(tensor: Tensor) -> str | None:
+    """The activation that gave this tensor, as far as autograd names one."""
+    return None if tensor.grad_fn is None else KIND_OF_OPERATION.get(tensor.grad_fn.name())

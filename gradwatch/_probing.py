@@ -85,7 +85,7 @@ class Probing:
         numbers = [track.identity.num_steps for track in tracks]
         if self._demand or any(self._is_due(number, self._probes.every) for number in numbers):
             self._demand = max(0, self._demand - 1)
-            in_time = any(number == 2 or number % (5 * self._probes.every) == 0 for number in numbers)  # noqa: PLR2004
+            in_time = any(number in (2, 3) or number % (5 * self._probes.every) == 0 for number in numbers)
             self._obstacle = self._probe.arm(through_time=in_time)
 
     @staticmethod

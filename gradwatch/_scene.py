@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gradwatch._activation_kinds import BOUNDED, RELUS
+from gradwatch._activation_kinds import ACTIVATIONS, BOUNDED, RELUS
 from gradwatch._decades import root_sum_square
 from gradwatch._memory import Memory, PerLayers
 from gradwatch._weights import Weights
@@ -37,7 +37,9 @@ class Plan:
     def __init__(self, modules: tuple[str, ...], kinds: tuple[str, ...], layers: frozenset[str]) -> None:
         self.modules = modules
         self.kinds = kinds
-        self.is_layer = np.array([name in layers for name in modules], dtype=bool)
+        # A function's row bears the name of the layer before it.
+        pairs = zip(modules, kinds, strict=True)
+        self.is_layer = np.array([name in layers and kind not in ACTIVATIONS for name, kind in pairs], dtype=bool)
         rows = np.arange(len(modules))
         self.before = np.concatenate([[-1], np.maximum.accumulate(np.where(self.is_layer, rows, -1))[:-1]])
         last = int(rows[self.is_layer][-1]) if self.is_layer.any() else -1
@@ -107,6 +109,7 @@ class _Known:
     """What was last seen of one optimizer's steps.
 
     Attributes:
+        input_guessed: The first layer, where what it is given is only known from its gradients.
         input_module: The first layer that is given data.
         input_rms: Root mean square of that.
         input_max: Its largest absolute value.
@@ -115,11 +118,14 @@ class _Known:
         saturated_share: Share of their elements at the flat ends.
         carried_grad: Norm of a gradient that was still there when the backward pass began.
         largest_update: Largest update over weight so far, median over the weight matrices.
+        first_loss: The first one.
+        loss_growth: The last finite one over the first.
         first_weight: Total norm of the weights when first seen.
         last_weight: The same, last seen.
     """
 
     input_module: str = ""
+    input_guessed: str = ""
     input_rms: float = math.nan
     input_max: float = math.nan
     input_spread: float = math.nan
@@ -127,8 +133,28 @@ class _Known:
     saturated_share: float = math.nan
     carried_grad: float = 0.0
     largest_update: float = 0.0
+    first_loss: float = math.nan
+    loss_growth: float = 0.0
     first_weight: float = math.nan
     last_weight: float = math.nan
+
+    def estimate_input(self, record: StepRecord) -> None:
+        """Before anybody has looked: a weight's gradient is the bias's times what the layer is given."""
+        if len(record.layers) < 2:  # noqa: PLR2004
+            return
+        weight, bias = record.layers[0], record.layers[1]
+        if weight.module != bias.module or len(bias.shape) != 1 or len(weight.shape) < 2:  # noqa: PLR2004
+            return
+        if record.grad_norm[1] > 0 and record.grad_norm[0] > 0:
+            rms = float(record.grad_norm[0] / record.grad_norm[1]) / math.sqrt(weight.numel / weight.shape[0])
+            self.input_rms, self.input_guessed = rms, weight.module
+
+
+def _follow_loss(record: StepRecord, known: _Known) -> None:
+    if record.loss is None or not math.isfinite(record.loss) or record.loss <= 0:
+        return
+    known.first_loss = record.loss if math.isnan(known.first_loss) else known.first_loss
+    known.loss_growth = record.loss / known.first_loss
 
 
 class Scene:
@@ -153,6 +179,9 @@ class Scene:
         self._gaps = record.unavailable or (() if record.activations is not None else self._gaps)
         known = self._memory.of(record.optimizer)
         known.largest_update = max(known.largest_update, self._weights.typical_update(record, 0.0))
+        _follow_loss(record, known)
+        if known.input_module == "" and record.finite:
+            known.estimate_input(record)
         if record.weight_norm is not None:
             known.last_weight = root_sum_square(record.weight_norm)
             known.first_weight = known.last_weight if math.isnan(known.first_weight) else known.first_weight

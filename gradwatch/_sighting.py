@@ -25,7 +25,7 @@ class Sighting:
 
     Attributes:
         calls: Module, kind, ``joined`` and ``from_data`` of each call, ``[num_calls]``.
-        places: Row and column of each value that was measured, ``[num_values]``.
+        places: The rows and columns that each measured value goes to, ``[num_values]``.
         recurrent: Module, kind and layer of each signal through time.
         ownerless: Parameters that no optimizer owns; None where nobody has looked.
         birthplace: Where a non-finite loss was born.
@@ -33,20 +33,22 @@ class Sighting:
     """
 
     calls: tuple[tuple[str, str, bool, bool], ...] = ()
-    places: tuple[tuple[int, str], ...] = ()
+    places: tuple[tuple[tuple[int, str], ...], ...] = ()
     recurrent: tuple[tuple[str, str, str], ...] = ()
     ownerless: tuple[Layer, ...] | None = None
     birthplace: Birthplace | None = None
     unavailable: tuple[Unavailable, ...] = ()
 
-    def activations(self, arrays: Arrays) -> Activations | None:
-        """What the forward probe saw, on the host."""
+    def activations(self, arrays: Arrays, scale: float) -> Activations | None:
+        """What the forward probe saw, without a loss scale, on the host."""
         values = arrays.get(ACTIVATIONS)
         if values is None:
             return None
         columns = {column: np.full(len(self.calls), np.nan) for column in ACTIVATION_COLUMNS}
-        for (row, column), value in zip(self.places, values.tolist(), strict=True):
-            columns[column][row] = value
+        for cells, value in zip(self.places, values.tolist(), strict=True):
+            for row, column in cells:
+                columns[column][row] = value
+        columns["out_grad"] /= scale
         modules, kinds, joined, from_data = zip(*self.calls, strict=True)
         columns["joined"], columns["from_data"] = (np.array(flags, dtype=np.float64) for flags in (joined, from_data))
         return Activations(modules, kinds, **columns)

@@ -36,17 +36,20 @@ class WeightScale:
             et al., 2015); torch's own default is 0.4. NaN where it was never measured.
         smallest: The matrix with the smallest one.
         largest: The matrix with the largest one.
+        least: Of the smallest one.
     """
 
     median: float = math.nan
     smallest: str = ""
     largest: str = ""
+    least: float = math.nan
 
     def evidence(self) -> dict[str, Any]:
         """Its part of an incident's evidence."""
         if math.isnan(self.median):
             return {}
-        return {"weight_scale": self.median, "smallest_weight": self.smallest, "largest_weight": self.largest}
+        names = {"smallest_weight": self.smallest, "largest_weight": self.largest}
+        return {"weight_scale": self.median, "least_scale": self.least, **names}
 
 
 class Weights:
@@ -146,7 +149,7 @@ class _Matrices:
             return WeightScale()
         scale = weight_norm[indices] / (self.common_norm[indices] * math.sqrt(2))
         smallest, largest = (self.layers[int(indices[find(scale)])].name for find in (np.argmin, np.argmax))
-        return WeightScale(float(np.median(scale)), smallest, largest)
+        return WeightScale(float(np.median(scale)), smallest, largest, float(scale.min()))
 
     def update_ratio(self, update_ratio: Float64Array, weight_norm: Float64Array | None) -> Float64Array:
         """Update over weight of every matrix; NaN where there is none or where it means nothing.
@@ -176,7 +179,7 @@ class _Matrices:
         if record.weight_norm is None:
             return False
         each = ratio[chosen] * record.weight_norm[chosen] / np.sqrt(self._numel[chosen])
-        return bool(record.lr / 3 <= np.median(each) <= record.lr * 3)
+        return bool(record.lr / 3 <= np.median(each) <= record.lr * 12)  # RMSprop's first steps are ten times as large
 
     def are_fresh(self, weight_norm: Float64Array) -> bool:
         """Whether one of the common laws gives nearly every matrix the size that it has.

@@ -57,6 +57,8 @@ RULES: Mapping[str, tuple[Rule, ...]] = {
     ),
     "vanishing": (
         depth.saturating_activations,
+        rate.underflow,
+        inputs.unscaled_inputs,
         depth.zero_weights,
         depth.small_weights,
         depth.dead_relu,
@@ -65,7 +67,7 @@ RULES: Mapping[str, tuple[Rule, ...]] = {
         depth.no_normalisation,
         depth.no_shortcuts,
     ),
-    "nonfinite": nonfinite.RULES,
+    "nonfinite": (*nonfinite.RULES, rate.diverged),
     "dead_relu": (inputs.unscaled_inputs, units.dead_by_bias, units.dead_by_learning_rate, units.dead_units),
     "saturation": (
         inputs.unscaled_inputs,

@@ -20,6 +20,7 @@ _SMALL, _LARGE = 0.5, 2.0  # weight scale; torch's own default of 0.4 is small f
 _MIN_DEPTH = 4  # layers; fewer need no normalisation to pass a signal on
 _DEEP = 10  # layers; from here on shortcuts are the custom
 _GROWN = 3.0  # times the weights' norm when they were first seen
+_DECADES = 3.0  # over all layers: enough to explain a signal that fades or grows
 _SOME = 0.1  # share of values on the flat ends that is worth a word
 _OVER_DEPTH = ("fade", "slow", "growth", "replaced")
 
@@ -62,13 +63,13 @@ def saturating_activations(incident: Incident, record: StepRecord, model: ModelI
 
 def zero_weights(incident: Incident, record: StepRecord, model: ModelInfo) -> Cause | None:
     """Weights of exactly zero, which no gradient passes."""
-    if incident.evidence.get("rule") not in ("zero", "nothing") or incident.evidence.get("weight_scale") != 0:
+    if incident.evidence.get("rule") not in ("zero", "nothing") or incident.evidence.get("least_scale") != 0:
         return None
+    most = " and most other weights are" if incident.evidence.get("weight_scale") == 0 else " is"
     return Cause(
         name="zero_weights",
         confidence=0.9,
-        evidence=f"{incident.evidence['smallest_weight']} and most other weights are exactly zero, so that nothing "
-        "passes through them",
+        evidence=f"{incident.evidence['smallest_weight']}{most} exactly zero, so that nothing passes through",
         remedies=(
             Remedy(
                 action="initialise the weights with random numbers",
@@ -80,44 +81,60 @@ def zero_weights(incident: Incident, record: StepRecord, model: ModelInfo) -> Ca
 
 
 def small_weights(incident: Incident, record: StepRecord, model: ModelInfo) -> Cause | None:
-    """Half of the common size in every layer is a factor of 10^-3 over ten layers."""
+    """Weights below the common size: half of it in every layer is a factor of 10^-3 over ten layers."""
     scale = incident.evidence.get("weight_scale", math.nan)
-    if incident.evidence.get("rule") not in ("fade", "slow") or not 0 < scale < _SMALL:
+    if incident.evidence.get("rule") not in ("fade", "slow") or not scale > 0:
+        return None
+    if not (scale < _SMALL or _over_depth(scale, incident, model) <= -_DECADES):
         return None
     return Cause(
         name="small_weights",
         confidence=0.9 if scale < _SMALL / 2 else 0.6,
         evidence=f"the weights have {scale:.2g} of the size that keeps a signal as strong as it is (median of the "
-        f"layers; {incident.evidence['smallest_weight']} is the smallest)",
-        remedies=(
-            Remedy(
-                action=f"{initialisation(model)[0]} initialisation",
-                reason="it gives each layer the size at which a signal neither fades nor grows",
-                snippet=initialise_all(record, model),
-            ),
-            NORMALISE,
-        ),
+        f"layers; {incident.evidence['smallest_weight']} is the smallest){_compounded(incident)}",
+        remedies=_initialise(record, model),
     )
 
 
 def large_weights(incident: Incident, record: StepRecord, model: ModelInfo) -> Cause | None:
     """Weights far above the common size."""
     scale = incident.evidence.get("weight_scale", math.nan)
-    if incident.evidence.get("rule") not in ("replaced", "growth") or not scale > _LARGE:
+    if incident.evidence.get("rule") not in ("replaced", "growth"):
+        return None
+    if not (scale > _LARGE or _over_depth(scale, incident, model) >= _DECADES):
         return None
     return Cause(
         name="large_weights",
-        confidence=0.8,
+        confidence=0.4 if _have_grown(incident) else 0.8,
         evidence=f"the weights have {scale:.2g} times the size that keeps a signal as strong as it is (median of the "
-        f"layers; {incident.evidence['largest_weight']} is the largest)",
-        remedies=(
-            Remedy(
-                action=f"{initialisation(model)[0]} initialisation",
-                reason="it gives each layer the size at which a signal neither fades nor grows",
-                snippet=initialise_all(record, model),
-            ),
-            NORMALISE,
+        f"layers; {incident.evidence['largest_weight']} is the largest){_compounded(incident)}",
+        remedies=_initialise(record, model),
+    )
+
+
+def _over_depth(scale: float, incident: Incident, model: ModelInfo) -> float:
+    """Decades by which a signal grows or shrinks over all layers, for weights of this scale."""
+    kinds = {module.kind for module in model.modules}
+    if model.operations is not None:
+        kinds = kinds.union(*(operations for _, operations in model.operations.after))
+    halves = bool(kinds & {"ReLU", "Relu", "ReLU6", "LeakyReLU", "LeakyRelu", "GELU", "Gelu", "SiLU", "Silu"})
+    # The scale is 1 for a variance of 2 / fan_in, which makes up for a ReLU that lets half of the signal pass.
+    gain = scale if halves else scale * math.sqrt(2)
+    return incident.num_layers * math.log10(gain) if gain > 0 else -math.inf
+
+
+def _compounded(incident: Incident) -> str:
+    return f", one on top of the other in {incident.num_layers} layers" if incident.num_layers >= _DEEP else ""
+
+
+def _initialise(record: StepRecord, model: ModelInfo) -> tuple[Remedy, ...]:
+    return (
+        Remedy(
+            action=f"{initialisation(model)[0]} initialisation",
+            reason="it gives each layer the size at which a signal neither fades nor grows",
+            snippet=initialise_all(record, model),
         ),
+        NORMALISE,
     )
 
 
@@ -159,7 +176,7 @@ def no_normalisation(incident: Incident, _record: StepRecord, model: ModelInfo) 
         return None
     return Cause(
         name="no_normalisation",
-        confidence=0.4,
+        confidence=0.25 if incident.evidence["rule"] == "replaced" else 0.4,
         evidence=f"{depth} layers with weights and not one normalisation layer: small deviations multiply with depth",
         remedies=(NORMALISE,),
     )
@@ -190,12 +207,12 @@ def no_shortcuts(incident: Incident, _record: StepRecord, model: ModelInfo) -> C
 
 def growing_weights(incident: Incident, _record: StepRecord, _model: ModelInfo) -> Cause | None:
     """Weights that have grown far since they were first seen (Krogh & Hertz, 1992, on weight decay)."""
-    first, last = incident.evidence.get("first_weight", math.nan), incident.evidence.get("last_weight", math.nan)
-    if not (first > 0 and last >= _GROWN * first):
+    if not _have_grown(incident):
         return None
+    first, last = incident.evidence["first_weight"], incident.evidence["last_weight"]
     return Cause(
         name="growing_weights",
-        confidence=0.5,
+        confidence=0.75,
         evidence=f"the weights have grown from a norm of {first:.3g} to {last:.3g} in this run",
         remedies=(
             Remedy(
@@ -211,6 +228,11 @@ def growing_weights(incident: Incident, _record: StepRecord, _model: ModelInfo) 
             NORMALISE,
         ),
     )
+
+
+def _have_grown(incident: Incident) -> bool:
+    first, last = incident.evidence.get("first_weight", math.nan), incident.evidence.get("last_weight", math.nan)
+    return bool(first > 0 and last >= _GROWN * first)
 
 
 def way_back(incident: Incident, model: ModelInfo) -> tuple[ModuleInfo, ...]:

@@ -20,6 +20,26 @@ _COLD = frozenset({"small", "fade", "slow", "fresh"})
 """Rules of what small inputs can bring about."""
 
 
+_FAR_TOO_LARGE = 100.0  # where it is only known from gradients, within a factor of a few
+
+
+def _guessed(module: str, rms: float) -> Cause:
+    return Cause(
+        name="unscaled_inputs",
+        confidence=0.75,
+        evidence=f"the gradients of {module} tell that it is given values of about {number(rms)}, where about 1 is "
+        "usual",
+        remedies=(_STANDARDISE,),
+    )
+
+
+_STANDARDISE = Remedy(
+    action="standardise the inputs: subtract the mean of each feature and divide by its standard deviation",
+    reason="weights are initialised, and learning rates chosen, for inputs of about that size",
+    snippet="x = (x - x_train.mean(0)) / (x_train.std(0) + 1e-8)   # for pixels: x / 255",
+)
+
+
 def unscaled_inputs(incident: Incident, _record: StepRecord, _model: ModelInfo) -> Cause | None:
     """Inputs far from the size that weights are initialised for (LeCun et al., 1998, Efficient BackProp)."""
     facts = incident.evidence
@@ -29,6 +49,8 @@ def unscaled_inputs(incident: Incident, _record: StepRecord, _model: ModelInfo) 
         return None
     if incident.kind == "saturation" and not facts.get("given_data"):
         return None
+    if "input_module" not in facts:
+        return _guessed(facts["input_guessed"], rms) if rms >= _FAR_TOO_LARGE else None
     biggest, spread, module = (
         facts.get("input_max", math.nan),
         facts.get("input_spread", math.nan),
@@ -42,11 +64,7 @@ def unscaled_inputs(incident: Incident, _record: StepRecord, _model: ModelInfo) 
         evidence=f"{module} is given values of {number(rms)} on average and up to {number(biggest)}, where about 1 is "
         f"usual{features}",
         remedies=(
-            Remedy(
-                action="standardise the inputs: subtract the mean of each feature and divide by its standard deviation",
-                reason="weights are initialised, and learning rates chosen, for inputs of about that size",
-                snippet="x = (x - x_train.mean(0)) / (x_train.std(0) + 1e-8)   # for pixels: x / 255",
-            ),
+            _STANDARDISE,
             Remedy(
                 action=f"a normalisation layer in front of {module}",
                 reason="it does the same inside the model, and follows the data",

@@ -12,6 +12,7 @@ from gradwatch.causes._remedies import clip
 from gradwatch.records import Cause, Incident, ModelInfo, Remedy, StepRecord
 
 _LR_CAN_HELP = 10.0  # update over weight; beyond, the gradients themselves are the trouble
+_DIVERGED = 10.0  # times the first loss
 _BOLD = 0.01  # update over weight; a hundredth is still a bold step
 _CLIPPED_AWAY = 0.01  # norm after clipping over norm before: what is left is a hundredth
 _LARGE_EPS = 10.0  # an optimizer that divides by more than that is not dividing by a gradient
@@ -38,7 +39,7 @@ def lr_too_high(incident: Incident, record: StepRecord, _model: ModelInfo) -> Ca
         )
     return Cause(
         name="lr_too_high",
-        confidence=0.7 if blamed else 0.3,
+        confidence=0.7 if blamed else 0.35,
         evidence=f"one update is {ratio:.2g} times as large as the weights (usual is about a thousandth of them)"
         + (f", at a learning rate of {record.lr:.3g}" if math.isfinite(record.lr) else ""),
         remedies=(
@@ -188,5 +189,51 @@ def rounded_away(incident: Incident, record: StepRecord, _model: ModelInfo) -> C
                 reason="small updates add up instead of being rounded away",
                 snippet=f'model.float(); torch.autocast("cuda", dtype=torch.{dtype})',
             ),
+        ),
+    )
+
+
+def underflow(incident: Incident, record: StepRecord, _model: ModelInfo) -> Cause | None:
+    """Half-precision gradients that are too small for it (Micikevicius et al., 2018)."""
+    if incident.evidence.get("rule") not in ("nothing", "gone", "zero"):
+        return None
+    if not any(layer.dtype == "float16" for layer in record.layers):
+        return None
+    return Cause(
+        name="half_precision_underflow",
+        confidence=0.8,
+        evidence="the weights are float16, which has no number between 0 and 6e-8: smaller gradients become zero",
+        remedies=(
+            Remedy(
+                action="a GradScaler, with float32 weights and autocast",
+                reason="it multiplies the loss so that no gradient is too small, and takes the factor out again",
+                snippet="scaler = torch.amp.GradScaler()",
+            ),
+            Remedy(
+                action="bfloat16 in place of float16",
+                reason="it has the range of float32",
+                snippet='with torch.autocast("cuda", dtype=torch.bfloat16): ...',
+            ),
+        ),
+    )
+
+
+def diverged(incident: Incident, record: StepRecord, _model: ModelInfo) -> Cause | None:
+    """A loss that had grown step by step before it overflowed."""
+    growth = incident.evidence.get("loss_growth", 0.0)
+    if not growth >= _DIVERGED or incident.evidence.get("rule") == "weight":
+        return None
+    rate = f", at a learning rate of {record.lr:.3g}" if math.isfinite(record.lr) else ""
+    return Cause(
+        name="lr_too_high",
+        confidence=0.75,
+        evidence=f"the loss had grown to {growth:.3g} times its first value before it overflowed{rate}",
+        remedies=(
+            Remedy(
+                action="a lower learning rate, by a factor of 10 to begin with",
+                reason="each step made the model worse than before",
+                snippet='for group in optimizer.param_groups: group["lr"] /= 10',
+            ),
+            clip(incident),
         ),
     )

@@ -94,7 +94,7 @@ _SQUARED = frozenset({"MseLoss", "SmoothL1Loss", "HuberLoss", "L1Loss"})
 _PROBABILITY = frozenset({"Sigmoid", "Softmax"})
 
 
-def unsuited_loss(_incident: Incident, _record: StepRecord, model: ModelInfo) -> Cause | None:
+def unsuited_loss(incident: Incident, _record: StepRecord, model: ModelInfo) -> Cause | None:
     """A squared error of a probability: where the model is sure and wrong, it has no slope (Golik et al., 2013)."""
     operations = model.operations
     if operations is None or not operations.after:
@@ -108,7 +108,7 @@ def unsuited_loss(_incident: Incident, _record: StepRecord, model: ModelInfo) ->
     better = "nn.BCEWithLogitsLoss()" if sigmoid else "nn.CrossEntropyLoss()"
     return Cause(
         name="unsuited_loss",
-        confidence=0.55,
+        confidence=0.9 if incident.evidence.get("rule") in ("gone", "output") else 0.55,
         evidence=f"a squared error is taken of what a {probability.lower()} gives: where the model is sure and wrong, "
         "its slope is next to zero, so that the worst mistakes teach the least",
         remedies=(

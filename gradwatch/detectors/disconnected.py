@@ -80,7 +80,7 @@ def _follow(record: StepRecord, nothing: NDArray[np.bool_], state: _Disconnected
     state.without = {name: state.without.get(name, 0) + 1 for name in (record.layers[i].name for i in indices)}
     if record.weight_norm is None:
         return
-    for index in indices:
+    for index in np.flatnonzero(record.absent).tolist():  # those with a gradient of zero may decay
         name, norm = record.layers[index].name, float(record.weight_norm[index])
         if norm != state.weight.setdefault(name, norm):
             state.told[name] = True  # by hand, such as a moving average of other weights
@@ -170,6 +170,7 @@ def _cut_off(  # noqa: PLR0917 - all of it is one scene
             "last": nearest,
             "next": follows[0] if follows else "",
             "num_parameters": len(names),
+            "since": record.step - max(state.without[name] for name in names) + 1,
         },
     )
 

@@ -161,7 +161,9 @@ def _follow_rate(record: StepRecord, state: _RateState) -> None:
 
 def _leapt(record: StepRecord, state: _RateState) -> bool:
     """Whether the norm or the loss has leapt beyond anything seen before the learning rate did."""
-    return record.total_norm >= BEYOND * state.norm_top > 0 or (record.loss or 0.0) >= BEYOND * state.loss_top > 0
+    wild = record.update_ratio is not None and state.leap == 0 and state.update >= REPLACED
+    louder = record.total_norm >= BEYOND * state.norm_top > 0
+    return wild or louder or (record.loss or 0.0) >= BEYOND * state.loss_top > 0
 
 
 def _worst(record: StepRecord) -> tuple[str, ...]:

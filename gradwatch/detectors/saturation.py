@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from gradwatch._baselines import STALLED_STEPS, WARM_STEPS, Episode, Learning, Progress, counts
+from gradwatch._baselines import STALLED_STEPS, WARM_STEPS, Episode, Learning, Progress, Signal, counts
 from gradwatch._scene import Calls, Forward
 from gradwatch._weights import Weights, WeightScale
 from gradwatch.detectors._base import Remembering
@@ -26,6 +26,9 @@ CALM = 0.5
 FAR_OUT = 5.0
 """Standard deviation of what a hidden activation is given from which on the flat ends are no matter of training: its
 steep part ends at about 2."""
+
+GONE = 2.0
+"""Decades of the learning signal lost while the loss is far from low."""
 
 PROBES = 3
 """Looks in a row."""
@@ -55,6 +58,9 @@ class _SaturationState:
     leapt: list[str] = field(default_factory=list)
     share: dict[str, float] = field(default_factory=dict)
     count: int = 0
+    signal: Signal = field(default_factory=Signal)
+    lost: float = -math.inf
+    """Decades of the learning signal that are gone."""
 
 
 class SaturationDetector(Remembering[_SaturationState]):
@@ -80,6 +86,7 @@ class SaturationDetector(Remembering[_SaturationState]):
         state.count += 1
         state.learning.update(record.loss)
         state.progress.update(record.loss)
+        state.lost = state.signal.lost(record.total_norm)
         state.weights = self._weights.scale(record) or state.weights
         if (calls := self._forward.of(record)) is None:
             return []
@@ -126,7 +133,8 @@ def _judge(calls: Calls, rows: dict[str, int], state: _SaturationState) -> tuple
     if stands and hidden:
         return "learned", hidden
     outputs = [name for name in lasting if rows[name] > last]
-    return "output", outputs if stands or state.learning.hardly(FROM_THE_START) else []
+    gone = state.lost >= GONE and state.learning.poor(FROM_THE_START)
+    return "output", outputs if stands or gone or state.learning.hardly(FROM_THE_START) else []
 
 
 def _is_far_out(calls: Calls, row: int) -> bool:

@@ -101,7 +101,7 @@ class StalledDetector:
         state.learning.update(record.loss)
         at_rest = state.update < (CREEPING if state.fresh else MOTIONLESS) and state.path < MOVED
         crawls = state.fresh and state.path < CRAWLED and state.learning.hardly(CRAWLING_STEPS)
-        halted = state.update == 0 and state.learning.hardly(STALLED_STEPS)
+        halted = state.update == 0 and record.lr == 0 and state.learning.hardly(STALLED_STEPS)
         still = at_rest or halted
         rises = _last(record, state, still=still)
         ripe = state.lasted >= STALLED_STEPS and (halted or _stands_still(record, state.progress))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gradwatch._baselines import STALLED_STEPS, WARM_STEPS, Episode, Learning, Progress, Streaks, counts
+from gradwatch._baselines import STALLED_STEPS, WARM_STEPS, Episode, Learning, Progress, Signal, Streaks, counts
 from gradwatch._decades import fraction, power
 from gradwatch._depth import FADE, DepthProfiles, Profile
 from gradwatch._memory import Memory
@@ -20,6 +20,10 @@ from gradwatch.records import Incident, Severity, StepRecord
 
 FADE_WEAK = 1.5
 """Decades across the depth that count only when the loss has stood still too."""
+
+GONE = 4.0
+"""Decades of the learning signal lost while the loss is still about what it was: nothing has been learnt, and nothing
+will be."""
 
 NOTHING_STEPS = 20
 """Steps from the very first without any gradient but zero."""
@@ -31,7 +35,7 @@ is used now and then is none."""
 _LOOKS = {"fade": 2, "slow": 2}
 """Probed steps in a row that show the signal itself fading."""
 
-_PATIENCE = {"zero": 5, "fade": 5, "gap": 10, "notch": 10, "silent": 1, "nothing": 1, "slow": 5}
+_PATIENCE = {"zero": 5, "fade": 5, "gap": 10, "notch": 10, "silent": 1, "nothing": 1, "gone": 5, "slow": 5}
 
 
 @dataclass
@@ -40,6 +44,8 @@ class _VanishingState:
 
     Attributes:
         looks: For how many looks in a row the signal itself has faded.
+        signal: What the run began with.
+        lost: Decades of it that are gone.
         nothing: Steps since the first with gradients of exactly zero only; -1 as soon as there was another one.
         silent: For how many steps in a row each module in the midst of others has had a gradient of exactly zero.
         awake: Steps in a row in which every module had a gradient.
@@ -52,6 +58,8 @@ class _VanishingState:
     progress: Progress = field(default_factory=Progress)
     learning: Learning = field(default_factory=Learning)
     looks: Streaks = field(default_factory=Streaks)
+    signal: Signal = field(default_factory=Signal)
+    lost: float = -math.inf
     nothing: int = 0
     silent: dict[str, int] = field(default_factory=dict)
     awake: int = 0
@@ -103,6 +111,7 @@ class VanishingDetector:
         state.weights = self._weights.scale(record) or state.weights
         state.learning.update(record.loss)
         profile = self._depth.of(record)
+        state.lost = state.signal.lost(record.total_norm)
         if state.nothing >= 0:
             state.nothing = state.nothing + 1 if record.total_norm == 0 else -1
         state.awake = state.awake + 1 if profile.lowest > -math.inf else 0
@@ -124,11 +133,13 @@ class VanishingDetector:
 def _symptoms(profile: Profile, state: _VanishingState) -> list[_Symptom]:
     """Every way in which the signal of this step is weak somewhere."""
     trend = _fading(profile, state)
+    if state.lost >= GONE and state.learning.hardly(NOTHING_STEPS) and profile.modules:
+        trend = [_Symptom("gone", profile.modules, state.lost, profile.modules[-1], GONE)]
     if profile.highest == -math.inf:
         state.silent = {}
         # Later on it may be the end of a phase, or a loss that is satisfied.
         never = state.nothing >= NOTHING_STEPS and profile.modules
-        return [_Symptom("nothing", profile.modules, math.inf, profile.modules[-1])] if never else []
+        return [_Symptom("nothing", profile.modules, math.inf, profile.modules[-1])] if never else trend
     if profile.highest - profile.lowest < FADE:
         state.silent = {}
         return trend
@@ -208,7 +219,7 @@ def _vanishing(record: StepRecord, profile: Profile, symptom: _Symptom, weights:
         step=record.step,
         layers=symptom.modules,
         severity=Severity.WARNING if symptom.rule == "slow" else Severity.ERROR,
-        value=power(-symptom.decades) if symptom.rule in ("fade", "slow") else ratio,
+        value=power(-symptom.decades) if symptom.rule in ("fade", "slow", "gone") else ratio,
         threshold=10**-symptom.threshold,
         message=_vanishing_message(symptom, worst, per_layer, ratio),
         optimizer=record.optimizer,
@@ -229,24 +240,21 @@ def _vanishing(record: StepRecord, profile: Profile, symptom: _Symptom, weights:
 def _vanishing_message(symptom: _Symptom, worst: str, per_layer: float, ratio: float) -> str:
     span = worst if len(symptom.modules) == 1 else f"{worst} and {len(symptom.modules) - 1} more"
     steps, share = _PATIENCE[symptom.rule], f"{fraction(ratio)} of what {symptom.reference} does"
-    if symptom.rule == "nothing":
-        return f"There is no learning signal at all: every gradient has been exactly zero for {NOTHING_STEPS} steps."
-    if symptom.rule == "zero":
-        return (
-            f"No learning signal reaches {span}: the gradient has been exactly zero for {steps} steps, "
-            f"while {symptom.reference} behind receives one."
-        )
-    if symptom.rule == "silent":
-        return (
-            f"No learning signal reaches {span} any more: the gradient has been exactly zero for {SILENT_STEPS} steps, "
-            "while other layers before and behind receive one."
-        )
-    if symptom.rule == "gap":
-        return f"The learning signal breaks off on its way back: {span} receives {share}, for {steps} steps now."
-    if symptom.rule == "notch":
-        return f"One part hardly learns: {span} receives {share}, while the layers before and behind are well."
     stalled = f", and the loss has stood still for {STALLED_STEPS} steps" if symptom.rule == "slow" else ""
-    return (
+    messages = {
+        "gone": "The learning signal has died away: all gradients together are "
+        f"{fraction(power(-symptom.decades))} of what they were at the start, while the loss has hardly fallen.",
+        "nothing": "There is no learning signal at all: every gradient has been exactly zero for "
+        f"{NOTHING_STEPS} steps.",
+        "zero": f"No learning signal reaches {span}: the gradient has been exactly zero for {steps} steps, while "
+        f"{symptom.reference} behind receives one.",
+        "silent": f"No learning signal reaches {span} any more: the gradient has been exactly zero for {SILENT_STEPS} "
+        "steps, while other layers before and behind receive one.",
+        "gap": f"The learning signal breaks off on its way back: {span} receives {share}, for {steps} steps now.",
+        "notch": f"One part hardly learns: {span} receives {share}, while the layers before and behind are well.",
+    }
+    fading = (
         f"The learning signal fades on its way back: every layer passes on about {100 * per_layer:.2g} % of it, so "
         f"{worst} receives {share}{stalled}."
     )
+    return messages.get(symptom.rule, fading)

@@ -188,9 +188,9 @@ class Registry(list[Scenario]):
         both = {"build": of(make, **bad), "control": of(make, **good), "right_causes": causes}
         self.put(Scenario(name, label, cause, **both, **fields))
 
-    def healthy(self, name: str, trap: str, make: Callable[..., Run], steps: int = 150, /, **options: Any) -> None:
-        """Append a healthy run and say which false alarm it provokes."""
-        self.put(Scenario(name, "healthy", "", of(make, **options), steps=steps, onset=None, trap=trap))
+    def healthy(self, name: str, trap: str, make: Callable[..., Run], steps: int = 150, check: str = "loss", /, **options: Any) -> None:
+        """Append a healthy run and say which false alarm it provokes; ``options`` are those of ``make``."""
+        self.put(Scenario(name, "healthy", "", of(make, **options), steps=steps, onset=None, trap=trap, check=check))
 
 
 def of(make: Callable[..., Run], **options: Any) -> Builder:

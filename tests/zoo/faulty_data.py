@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from zoo import data, models, models_seq
 from zoo.core import Batch, Registry, Run
-from zoo.recipes import cross_entropy, images, on_digits, optimizer, rebuild, stack, tabular
+from zoo.recipes import cross_entropy, images, odd_batch, on_digits, optimizer, rebuild, stack, tabular
 
 SCENARIOS = Registry()
 C, I, O = "disconnected", "input_scale", "data_outlier"  # noqa: E741
@@ -152,21 +150,6 @@ def echo_units(seed: int, times: float) -> Run:
     return Run(model, optimizer(model.parameters(), "adam", 3e-3), stream, cross_entropy, 1.0)
 
 
-def odd_batch(run: Run, at: int | None, inputs: float = 1.0, targets: float = 1.0, rows: int | None = None, until: int | None = None) -> Run:
-    """The run with one batch's inputs or targets multiplied, all rows or the first few."""
-
-    def change(batch: Batch) -> Batch:
-        x, y = batch[0].clone(), batch[1].clone()
-        x[:rows] *= inputs
-        if not math.isclose(targets, 1.0):
-            y[:rows] *= targets
-        return x, y
-
-    if at is not None:
-        run.batches = data.altered(run.batches, change, at, until)
-    return run
-
-
 def odd_convs(seed: int, at: int | None, **change: float) -> Run:
     """Convolutions with an odd batch."""
     return odd_batch(images(seed, "he", depth=3, kind="sgd", lr=0.1), at, **change)
@@ -251,8 +234,8 @@ add("one_target_1e6", O, "a single target of a batch times 1e6 at step 70", odd_
     ONCE, check="spike", onset=70, accept=ODD, steps=120)  # fmt: skip
 add("hourglass_batch_x1000", O, "one batch of images times 1000 at step 60, inputs and targets alike", rebuilding, {"times": 1e3, "at": 60},
     {"times": 1.0}, ONCE, check="spike", onset=60, accept=ODD, steps=110)  # fmt: skip
-add("sounds_batch_int16", O, "one batch of sounds as 16-bit integers at step 30, Adam", sounds,
-    {"times": 32768.0, "at": 30, "kind": "adam", "lr": 1e-3}, {"times": 1.0, "kind": "adam", "lr": 1e-3}, ONCE, check="spike", onset=30,
+add("sounds_batch_int16", O, "one batch of sounds as 16-bit integers at step 25, Nesterov", sounds,
+    {"times": 32768.0, "at": 25, "kind": "nesterov", "lr": 5e-3}, {"times": 1.0, "kind": "nesterov", "lr": 5e-3}, ONCE, check="spike", onset=25,
     accept=ODD, steps=100)  # fmt: skip
 add("stack_batch_x1e8", O, "three rows of a batch times 1e8 at step 90, GELU", odd_stack, {"at": 90, "inputs": 1e8, "rows": 3}, {"at": None},
     ONCE, check="spike", onset=90, accept=ODD, steps=140)  # fmt: skip

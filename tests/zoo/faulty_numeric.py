@@ -124,13 +124,15 @@ def powers(seed: int, *, safe: bool) -> Run:
 
 
 def own_softmax(seed: int, *, safe: bool) -> Run:
-    """A softmax by hand, sharpened, with or without subtracting the maximum."""
-    run = stack(seed, 2, 64, kind="momentum", lr=0.05)
+    """A softmax by hand, without subtracting the maximum, on images whose contrast is raised late."""
+    run = stack(seed, 2, 64, init="he", kind="adam", lr=2e-3)
+    run.batches = data.altered(run.batches, data.times(60.0), 30, data.FOREVER)
 
     def loss(model: nn.Module, batch: Batch) -> Tensor:
-        logits = 25 * model(batch[0])
-        shifted = logits - logits.detach().amax(1, keepdim=True) if safe else logits
-        p = shifted.exp() / shifted.exp().sum(1, keepdim=True)
+        logits = model(batch[0])
+        if safe:
+            return functional.cross_entropy(logits, batch[1])
+        p = logits.exp() / logits.exp().sum(1, keepdim=True)
         return -(p[torch.arange(len(p)), batch[1]] + 1e-9).log().mean()
 
     run.loss_fn = loss
@@ -271,8 +273,8 @@ add("acos_of_one", N, "acos at 1, whose slope is infinite, when a pair is one im
     {"margin": 0.0, "at": 60}, {"margin": 1e-3, "at": 60}, OP, onset=BAD, check=N, steps=100)  # fmt: skip
 add("power_of_negative", N, "a negative number to the power 1.5", powers, {"safe": False}, {"safe": True}, OP, onset=BAD, check=N, steps=120,
     faulty_layers=("second", "head"))  # fmt: skip
-add("softmax_by_hand", N, "exp overflows in a softmax that does not subtract the maximum", own_softmax, {"safe": False}, {"safe": True},
-    OP, onset=BAD, check=N, steps=200)  # fmt: skip
+add("softmax_by_hand", N, "exp overflows in a softmax without subtracting the maximum, when contrast rises at step 30", own_softmax, {"safe": False}, {"safe": True},
+    OP, onset=BAD, check=N, steps=90, accept=("input_scale",))  # fmt: skip
 add("mask_all_minus_inf", N, "softmax over a text that is all padding, masked with -inf, from step 50", masked,
     {"fill": float("-inf"), "at": 50}, {"fill": -1e4, "at": 50}, OP, onset=50, check=N, steps=90)  # fmt: skip
 add("nan_in_one_feature", N, "one missing value, NaN, in batch 60", poisoned, {"value": float("nan"), "at": 60},

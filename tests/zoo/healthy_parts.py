@@ -260,9 +260,9 @@ add("ok_q_learning_soft", "a target network that follows slowly, moving targets"
 add("ok_q_learning_hard", "a target network that is copied every 40 steps: the loss jumps", q_learning, 250, hard=True)
 add("ok_mean_teacher", "a moving-average copy without gradients", teacher, trainable=False)
 add("ok_mean_teacher_in_optimizer", "the copy requires gradients, is in the optimizer, and never gets any, on purpose", teacher, trainable=True)
-add("ok_hinge_gan", "two nets in turns; losses rise and fall", game, 300, kind="hinge", lr=1e-3)
-add("ok_wasserstein_gan", "critic weights are clamped; the loss is negative", game, 300, kind="wasserstein", lr=5e-4)
-add("ok_reinforce", "a loss that says nothing and changes its sign", bandit, 300)
+add("ok_hinge_gan", "two nets in turns; losses rise and fall", game, 300, "bounded", kind="hinge", lr=1e-3)
+add("ok_wasserstein_gan", "critic weights are clamped; the loss is negative", game, 300, "bounded", kind="wasserstein", lr=5e-4)
+add("ok_reinforce", "a loss that says nothing and changes its sign", bandit, 300, "bounded")
 add("ok_rare_task", "a head that is used on every 20th step", tasks, 200, every=20)
 add("ok_stochastic_depth", "blocks without gradient at random steps",
     lambda seed: on_digits(seed, Skipping(8, 32), "adam", 2e-3), 150)  # fmt: skip

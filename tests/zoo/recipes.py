@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -168,3 +169,18 @@ def pretrained(model: nn.Module, seed: int, steps: int = 60, lr: float = 3e-3) -
         run.optimizer.step()
     model.zero_grad(set_to_none=True)
     return model
+
+
+def odd_batch(run: Run, at: int | None, inputs: float = 1.0, targets: float = 1.0, rows: int | None = None, until: int | None = None) -> Run:
+    """The run with one batch's inputs or targets multiplied, all rows or the first few."""
+
+    def change(batch: Batch) -> Batch:
+        x, y = batch[0].clone(), batch[1].clone()
+        x[:rows] *= inputs
+        if not math.isclose(targets, 1.0):
+            y[:rows] *= targets
+        return x, y
+
+    if at is not None:
+        run.batches = data.altered(run.batches, change, at, until)
+    return run
