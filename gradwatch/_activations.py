@@ -81,15 +81,17 @@ def _window(shape: torch.Size, strides: tuple[int, ...], channels_first: bool, w
     pixels: tuple[int, int] | None = (1, 1)
     if len(shape) > 2 and channels_first:  # noqa: PLR2004
         units, rows, pixels = (shape[1], strides[1]), (shape[0], strides[0]), _merged(shape[2:], strides[2:])
-        most = MAX_SAMPLES
+        most, length, width = MAX_SAMPLES, 1, shape[-1]
     else:
         units = (shape[-1], strides[-1]) if len(shape) > 1 else (1, 1)
         kept, most = max(1, len(shape) - 1), MAX_ROWS
+        length, width = shape[-2] if kept > 1 else 1, 1
         rows = _merged(shape[:kept], strides[:kept]) if shape else (1, 1)
     if rows is None or pixels is None:
         return None
-    chosen = [_thinned(*units, units[0] if whole_rows else MAX_UNITS), _thinned(*rows, most), _thinned(*pixels, MAX_PIXELS)]
-    (a, b, c), (x, y, z) = zip(*chosen, strict=True)
+    most_units = units[0] if whole_rows else MAX_UNITS
+    (a, x), (b, y) = _thinned(*units, most_units), _thinned(*rows, most, length)
+    c, z = _thinned(*pixels, MAX_PIXELS, width)
     return (a, b, c), (x, y, z)
 
 
@@ -105,8 +107,8 @@ def _merged(sizes: Sequence[int], strides: Sequence[int]) -> tuple[int, int] | N
     return size, stride
 
 
-def _thinned(size: int, stride: int, most: int) -> tuple[int, int]:
-    step = _stride(size, most)
+def _thinned(size: int, stride: int, most: int, period: int = 1) -> tuple[int, int]:
+    step = _stride(size, most, period)
     return -(-size // step), stride * step
 
 
@@ -158,7 +160,9 @@ class Statistics:
         values = torch.stack([sample.values for sample in samples])
         flat = values.flatten(1)
         mean = flat.mean(1)
-        std = torch.linalg.vector_norm(flat - mean[:, None], dim=1) * flat.shape[1] ** -0.5  # a third of std_mean's time
+        std = (
+            torch.linalg.vector_norm(flat - mean[:, None], dim=1) * flat.shape[1] ** -0.5
+        )  # a third of std_mean's time
         for name, column in (("mean", mean), ("std", std)):
             cells = [tuple((row, f"{side}_{name}") for row, side in sample.means) for sample in samples]
             self._put(cells, column)
@@ -189,23 +193,33 @@ def _more_of(values: Tensor, kind: str, *, is_data: bool) -> dict[str, Tensor]:
     return {}
 
 
-def _stride(count: int, most: int) -> int:
+@functools.lru_cache(maxsize=4096)
+def _stride(count: int, most: int, period: int = 1) -> int:
     """Which of the rows (units, pixels) to look at: every so many-th.
 
-    Rows are often the time steps of sequences or the lines of an image, one after the other, and a stride near a
-    multiple of such a length would look at the first time steps, or at the left edge, and nowhere else. The plain
-    stride, which often is one, is lengthened by a share that no such length has (1 less the golden ratio), and shares
-    no factor with the number of rows.
+    Args:
+        count: How many there are.
+        most: How many may be looked at.
+        period: They are the time steps of sequences, or the lines of an image, one after the other, of this length. A
+            stride near a multiple of it would look at the first time steps, or at the left edge, and nowhere else.
+
+    Returns:
+        One whose steps leave the smallest gap within the period, and that shares no factor with the count.
     """
     if count <= 1.5 * most:
         return 1
-    stride = round(-(-count // most) * (1 + _GOLDEN))
-    while math.gcd(stride, count) > 1:
-        stride += 1
-    return stride
+    least = -(-count // most)
+    tries = [least + i * max(1, least // 24) for i in range(min(16, least // 2 + 2))]
+    while not any(math.gcd(stride, count) == 1 for stride in tries):
+        tries.append(tries[-1] + 1)
+    fitting = [stride for stride in tries if math.gcd(stride, count) == 1]
+    return min(fitting, key=lambda stride: _largest_gap(count, stride, period))
 
 
-_GOLDEN = 0.381966
+def _largest_gap(count: int, stride: int, period: int) -> int:
+    """Between the places within a period that these steps come to."""
+    places = sorted({row % period for row in range(0, count, stride)})
+    return max(later - place for place, later in itertools.pairwise([*places, places[0] + period]))
 
 
 def _at_flat_ends(output: Tensor, kind: str) -> Tensor | None:

@@ -195,6 +195,10 @@ class Learning:
         """Whether so many steps have taken off less than half of the first loss: no run that has done its work."""
         return self.count >= steps and self.first > 0 and self.best > 0.5 * self.first
 
+    def slow(self, steps: int) -> bool:
+        """Whether so many steps have taken off less than a third of the first loss: bad guesses given up, no more."""
+        return self.count >= steps and self.first > 0 and self.best > 2 / 3 * self.first
+
     def hardly(self, steps: int) -> bool:
         """Whether so many steps have taken off hardly anything of the first loss; a loss below zero has no share."""
         return self.count >= steps and self.first > 0 and self.best > (1 - HARDLY) * self.first

@@ -16,17 +16,20 @@ FOLLOWS = 50
 batch is over at once: what it leaves behind shows within :data:`CLEAN_STEPS`."""
 
 _SILENT = frozenset({"vanishing", "dead_relu", "saturation", "stalled"})
-_BLOWN_UP = _SILENT | {"exploding", "data_outlier", "lr_too_high", "input_scale"}
+_LAG = 10
+"""Steps by which a consequence may be seen earlier than what it follows from."""
+
+_BLOWN_UP = _SILENT | {"exploding", "data_outlier", "lr_too_high", "input_scale", "disconnected"}
 
 CONSEQUENCES: Mapping[str, frozenset[str]] = {
     "nonfinite": _BLOWN_UP,
     "data_outlier": _BLOWN_UP - {"data_outlier"},
     "lr_too_high": _BLOWN_UP - {"lr_too_high"},
-    "input_scale": _BLOWN_UP - {"input_scale"},
+    "input_scale": _BLOWN_UP,
     "exploding": _BLOWN_UP - {"exploding"},
     "disconnected": frozenset({"vanishing", "stalled"}),
     "dead_relu": (_SILENT - {"dead_relu"}) | {"disconnected"},
-    "saturation": (_SILENT - {"saturation"}) | {"input_scale"},
+    "saturation": (_SILENT - {"saturation"}) | {"input_scale", "disconnected"},
     "vanishing": (_SILENT - {"vanishing"}) | {"input_scale", "disconnected"},
     "stalled": frozenset({"input_scale"}),
 }
@@ -48,6 +51,7 @@ class _Root:
     Attributes:
         kind: Its kind; "" where there is none.
         step: Its step.
+        began: The step at which it began.
         until: The last step at which something may follow from it.
         why: Its first cause.
         remedies: That cause's remedies, each as action, reason and snippet.
@@ -55,6 +59,7 @@ class _Root:
 
     kind: str = ""
     step: int = -1
+    began: int = 1 << 30
     until: int = -1
     why: str = ""
     remedies: list[list[str]] = field(default_factory=list)
@@ -85,7 +90,7 @@ class Precedence:
 
     def _judge(self, incident: Incident) -> Incident | None:
         root = self._memory.of(incident.optimizer)
-        active = 0 <= _began(incident) <= root.until
+        active = root.began - _LAG <= _began(incident) <= root.until
         if active and incident.kind in CONSEQUENCES.get(root.kind, ()):
             root.until = max(root.until, incident.step + _lasts(root.kind))
             return None
@@ -111,6 +116,7 @@ def _lasts(kind: str) -> int:
 
 def _remember(root: _Root, incident: Incident) -> None:
     cause = incident.causes[0] if incident.causes else Cause("unknown", 0.1, "")
+    root.began = _began(incident)
     root.kind, root.step, root.until = incident.kind, incident.step, incident.step + _lasts(incident.kind)
     root.why = "" if cause.name == "unknown" else cause.evidence
     root.remedies = [[remedy.action, remedy.reason, remedy.snippet] for remedy in cause.remedies]

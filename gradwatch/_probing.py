@@ -22,6 +22,9 @@ EARLY = 4
 ON_DEMAND = 3
 """Steps in a row that are looked at when something begins."""
 
+_MOST_DEMANDS = 4
+"""Doublings of the rest after such looks: a loss that leaps about all the time is how that run is."""
+
 _LEAP = 10.0
 """Times the norm of the step before: something begins."""
 
@@ -75,7 +78,8 @@ class Probing:
         self._layouts = layouts
         self._probe = ForwardProbe(model, through_time=probes is None or probes.through_time)
         self._demand = 0
-        self._suspicion = Suspicion()
+        self._suspicions: dict[int, Suspicion] = {}
+        self._rest = self._num_demands = 0
         self._obstacle: Unavailable | None = SWITCHED_OFF if probes is None or not probes.forward else None
 
     def prepare(self, tracks: list[Track]) -> None:
@@ -92,15 +96,21 @@ class Probing:
     def _is_due(number: int, every: int) -> bool:
         return 0 < number <= EARLY or (number > 0 and number % every == 0)
 
-    def hand_over(self, measurement: Measurement, track: Track) -> None:
-        """The gradients of a step are complete: what was seen of it."""
+    def hand_over(self, measurement: Measurement, track: Track, *, moved: bool = False) -> None:
+        """The gradients of a step are complete: what was seen of it.
+
+        Args:
+            measurement: Of this step.
+            track: Whose step it is.
+            moved: Whether the weights are not those of the forward pass any more.
+        """
         if self._is_due(track.identity.num_steps, 1 if self._probes is None else self._probes.every):
             self._look_for_ownerless(measurement)
             if self._obstacle is not None:
                 measurement.sighting.unavailable += (self._obstacle,)
         if not self._probe.is_armed:
             return
-        seen, sighting = self._probe.take(), measurement.sighting
+        seen, sighting = self._probe.take(moved=moved), measurement.sighting
         if seen is None:
             sighting.unavailable += (NO_CALLS,)
             return
@@ -118,9 +128,13 @@ class Probing:
             measurement.extras[OWNERLESS] = Meter(parameters).measure(parameters).norms()
 
     def follow(self, record: StepRecord) -> None:
-        """Look at the next steps, where this one is not like the one before."""
-        if self._suspicion.of(record):
+        """Look at the next steps, where this one is not like the one before; ever more seldom, if that goes on."""
+        suspicion = self._suspicions.setdefault(record.optimizer, Suspicion())
+        self._rest -= 1
+        if suspicion.of(record) and self._rest <= 0 and self._probes is not None:
             self._demand = ON_DEMAND
+            self._rest = self._probes.every << self._num_demands
+            self._num_demands = min(self._num_demands + 1, _MOST_DEMANDS)
 
     def stop(self) -> None:
         """Look no more."""
@@ -129,7 +143,7 @@ class Probing:
 
 @dataclass
 class Suspicion:
-    """Whether something begins: a norm or loss that leaps, or gradients that become exactly zero."""
+    """Whether something begins in one optimizer's steps: a norm or loss that leaps, gradients that become zero."""
 
     norm: float = math.inf
     loss: float = math.inf
@@ -139,7 +153,7 @@ class Suspicion:
     def of(self, record: StepRecord) -> bool:
         """Take in one step."""
         zeros = int((~(record.grad_norm > 0)).sum())
-        loss = math.inf if record.loss is None else record.loss
+        loss = self.loss if record.loss is None else record.loss
         changed = self._changed(record)
         begins = (
             changed or record.total_norm > _LEAP * self.norm or loss > _LOSS_LEAP * abs(self.loss) or zeros > self.zeros

@@ -60,6 +60,7 @@ RULES: Mapping[str, tuple[Rule, ...]] = {
         rate.underflow,
         inputs.unscaled_inputs,
         depth.zero_weights,
+        wiring.no_slope,
         depth.small_weights,
         depth.dead_relu,
         wiring.unsuited_loss,

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.modules import module as torch_module
 from torch.nn.utils import clip_grad
 from torch.optim import optimizer as torch_optimizer
 
@@ -70,6 +71,9 @@ def torch_as_it_is() -> list[Any]:
         dict(torch_optimizer._global_optimizer_post_hooks),
         torch.amp.GradScaler.step,
         torch.amp.GradScaler.unscale_,
+        dict(torch_module._global_forward_hooks),
+        dict(torch_module._global_forward_hooks_with_kwargs),
+        dict(torch_module._global_forward_pre_hooks),
         clip_grad._group_tensors_by_device_and_dtype,
         clip_grad.clip_grad_norm_,
         clip_grad.clip_grad_value_,

@@ -25,6 +25,14 @@ GUARDS: dict[str, tuple[str, Remedy]] = {
             "torch.sqrt(x.square().sum(-1) + 1e-12)",
         ),
     ),
+    "negative log-likelihood": (
+        "its mean over no samples at all is 0/0",
+        Remedy(
+            "leave a batch out in which every target is ignored",
+            "there is nothing to be learnt from it",
+            "if (target != ignore_index).any(): loss.backward()",
+        ),
+    ),
     "exponential": (
         "it overflows float32 beyond 88",
         Remedy(

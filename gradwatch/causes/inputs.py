@@ -85,7 +85,7 @@ def bad_batch(incident: Incident, record: StepRecord, _model: ModelInfo) -> Caus
         "learning rate and after an ordinary update: only the batch is new",
         remedies=(
             Remedy(
-                action=f"look at the batch of step {incident.step}: its largest input and target",
+                action=f"look at the batch of step {facts.get('since', incident.step)}: its largest input and target",
                 reason="a corrupt sample, a missing division or a wrong unit in one file is enough",
                 snippet="assert x.abs().max() < 1e3, x.abs().amax(dim=-1)",
             ),

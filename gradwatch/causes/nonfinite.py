@@ -12,6 +12,8 @@ _IN_HALF = " in float16"
 
 _FORWARD = {"multiplication": 0.5, "power": 0.7}
 _BACKWARD = {"logarithm": 0.5, "division": 0.5, "exponential": 0.5, "power": 0.4}
+_GROWING = frozenset({"multiplication", "power", "exponential"})
+"""They have a value for everything finite, but one that may be too large for float16."""
 _CLAMPED = frozenset({"logarithm", "division", "square root"})
 
 
@@ -98,7 +100,8 @@ def half_precision_overflow(incident: Incident, record: StepRecord, _model: Mode
     if incident.evidence.get("rule") in ("weight", "loss_scale") or (birth is not None and birth.source != "operation"):
         return None
     if birth is not None and birth.operation.endswith(_IN_HALF):
-        guarded = birth.operation.removesuffix(_IN_HALF) in GUARDS
+        operation = birth.operation.removesuffix(_IN_HALF)
+        guarded = operation in GUARDS and operation not in _GROWING
         evidence = f"{with_article(birth.operation)} {_place(birth)} went beyond 65,504, where float16 ends"
         confidence = 0.5 if guarded else 0.9
     elif birth is None and incident.evidence.get("dtype") == "float16":

@@ -46,6 +46,32 @@ def cut_graph(incident: Incident, _record: StepRecord, _model: ModelInfo) -> Cau
     )
 
 
+_STEPS = frozenset({"Round", "Floor", "Ceil", "Sign", "Trunc", "Heaviside"})
+
+
+def no_slope(incident: Incident, _record: StepRecord, model: ModelInfo) -> Cause | None:
+    """An operation whose slope is zero everywhere (Bengio, Leonard & Courville, 2013, on passing gradients past it)."""
+    if incident.evidence.get("rule") not in ("zero", "nothing") or model.operations is None:
+        return None
+    found = [(module, name) for module, names in model.operations.after for name in names if name in _STEPS]
+    if not found:
+        return None
+    module, name = found[0]
+    word = name.lower()
+    return Cause(
+        name="cut_graph",
+        confidence=0.8,
+        evidence=f"behind {module} there is a {word}, whose slope is zero everywhere: no learning signal comes through",
+        remedies=(
+            Remedy(
+                action="a straight-through estimator: round on the way forward, and pass the gradient on as it is",
+                reason="the layers before it then learn as if it were not there",
+                snippet=f"y = x + (torch.{word}(x) - x).detach()",
+            ),
+        ),
+    )
+
+
 def no_optimizer(incident: Incident, _record: StepRecord, _model: ModelInfo) -> Cause | None:
     """Nobody moves it."""
     if incident.evidence.get("rule") != "ownerless":

@@ -23,6 +23,15 @@ FAR_LOSS = 2.0
 """Decades above the usual loss, together with the norm: an input that is far off makes the loss grow in proportion,
 and the norm by its square."""
 
+SPIKE = 1.5
+"""Decades above the usual norm that are evidence of a bad batch once the loss has not recovered from them."""
+
+AFTERMATH = 8
+"""Steps in which it should have: after a spike that is part of the data the very next loss is an ordinary one."""
+
+WORSE = 0.08
+"""Decades above the usual loss: a fifth."""
+
 UNSEEN = 1.0
 """Decades less than those above anything seen: a run that has converged was far above its usual loss before."""
 
@@ -38,6 +47,10 @@ class _OutlierState:
         episode: The incident that goes on.
         total: log10 of the total norm.
         loss: log10 of the loss.
+        spiked: Steps since the last spike; -1 where it is over.
+        worse: How many of these had a loss above the usual one.
+        before: log10 of the usual loss before it.
+        spike: Its step, norm and loss.
         lr: Learning rate of the last step; 0 where it is not known.
         calm: Whether the last step could not have hurt the weights: usual norm, usual learning rate.
         update: Median update over weight, as last sampled.
@@ -46,6 +59,10 @@ class _OutlierState:
     episode: Episode = field(default_factory=Episode)
     total: Level = field(default_factory=Level)
     loss: Level = field(default_factory=Level)
+    spiked: int = -1
+    worse: int = 0
+    before: float = 0.0
+    spike: list[float] = field(default_factory=list)
     lr: float = 0.0
     calm: bool = False
     update: float = 0.0
@@ -82,8 +99,9 @@ class DataOutlierDetector:
         level, height = math.log10(record.total_norm), math.log10(loss)
         same_rate = not record.lr > SAME_RATE * state.lr or state.lr == 0  # unknown is no reason to suspect it
         far = _far(state.total, level, FAR) and _far(state.loss, height, FAR_LOSS)
+        hurt = _hurts(record, state, level, height, same_rate=same_rate)
         alarm = far and state.calm and same_rate and state.update < BOLD
-        found = [_outlier(record, state)] if state.episode.begins(symptom=far, alarm=alarm) else []
+        found = [_outlier(record, state)] if state.episode.begins(symptom=far or hurt, alarm=alarm or hurt) else []
         state.calm = same_rate and state.total.count > 0 and level < state.total.limit
         state.total.update(level)
         state.loss.update(height)
@@ -93,6 +111,21 @@ class DataOutlierDetector:
         return found
 
 
+def _hurts(record: StepRecord, state: _OutlierState, level: float, height: float, *, same_rate: bool) -> bool:
+    """Whether a spike some steps ago has thrown the run back for good: nothing has gone as well since."""
+    if state.spiked < 0:
+        if state.calm and same_rate and _far(state.total, level, SPIKE):
+            state.spiked, state.worse, state.before = 0, 0, state.loss.mean
+            state.spike = [record.step, record.total_norm, record.loss or 0.0]
+        return False
+    state.spiked += 1
+    state.worse += height >= state.before + WORSE
+    if state.spiked < AFTERMATH:
+        return False
+    state.spiked = -1
+    return state.worse == AFTERMATH
+
+
 def _far(usual: Level, value: float, decades: float) -> bool:
     """Whether a value is beyond its history, also measured by how much it fluctuates."""
     far = value - usual.mean >= max(decades, SPREADS * usual.spread) and value >= usual.highest + decades - UNSEEN
@@ -100,6 +133,8 @@ def _far(usual: Level, value: float, decades: float) -> bool:
 
 
 def _outlier(record: StepRecord, state: _OutlierState) -> Incident:
+    if state.worse == AFTERMATH and state.spike:
+        return _aftermath(record, state)
     loss = record.loss or 0.0
     usual_norm, usual_loss = power(state.total.mean), power(state.loss.mean)
     times = number(loss / usual_loss)
@@ -122,6 +157,35 @@ def _outlier(record: StepRecord, state: _OutlierState) -> Incident:
             "usual_loss": usual_loss,
             "total_norm": record.total_norm,
             "usual_norm": usual_norm,
+            "lr": record.lr,
+            "update_ratio": state.update,
+        },
+    )
+
+
+def _aftermath(record: StepRecord, state: _OutlierState) -> Incident:
+    step, norm, loss = state.spike
+    usual_loss, state.spike = power(state.before), []
+    order = np.argsort(-np.nan_to_num(record.grad_norm), kind="stable")
+    return Incident(
+        kind="data_outlier",
+        step=record.step,
+        layers=tuple(record.layers[int(index)].name for index in order[:3]),
+        severity=Severity.ERROR,
+        value=norm,
+        threshold=power(state.total.mean + SPIKE),
+        message=f"One batch has thrown training back: at step {step:.0f} the gradient norm leapt to {norm:.3g}, after "
+        f"an ordinary step, and in the {AFTERMATH} steps since then the loss has not come back to the usual "
+        f"{usual_loss:.3g} (now {record.loss or 0.0:.3g}).",
+        optimizer=record.optimizer,
+        num_layers=len(record.layers),
+        evidence={
+            "rule": "aftermath",
+            "since": int(step),
+            "loss": loss,
+            "usual_loss": usual_loss,
+            "total_norm": norm,
+            "usual_norm": power(state.total.mean),
             "lr": record.lr,
             "update_ratio": state.update,
         },

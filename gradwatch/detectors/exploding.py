@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from gradwatch._baselines import STALLED_STEPS, WARM_STEPS, Episode, Level, Progress, Streaks, Usual, counts
+from gradwatch._baselines import STALLED_STEPS, WARM_STEPS, Episode, Learning, Level, Progress, Streaks, Usual, counts
 from gradwatch._decades import number, power
 from gradwatch._depth import FADE, DepthProfiles, Profile
 from gradwatch._memory import Memory, PerLayers
@@ -24,6 +24,9 @@ BURST = 3.0
 
 ALONE = 1.0
 """Decades above the usual norm that count where one layer alone is to blame, far above its own usual."""
+
+LEARNT = 0.2
+"""Share of the first loss below which a run has done its work."""
 
 PILED = 0.3
 """Share of a gradient that was already there when the backward pass began."""
@@ -45,6 +48,7 @@ class _ExplodingState:
     total: Level = field(default_factory=Level)
     usual: Usual = field(default_factory=Usual)
     progress: Progress = field(default_factory=Progress)
+    learning: Learning = field(default_factory=Learning)
     piled: int = 0
     """Probed steps in a row at which gradients of the step before were still there."""
     looks: int = 0
@@ -86,6 +90,7 @@ class ExplodingDetector:
         state.total.shift(state.usual.follow(self._names.of(record), record.grad_norm))
         state.weights = self._weights.scale(record) or state.weights
         state.progress.update(record.loss)
+        state.learning.update(record.loss)
         findings = self._findings(record, state)
         state.streaks.update(dict.fromkeys(findings, 0.0))
         ripe = state.streaks.ripe(_PATIENCE)
@@ -115,7 +120,8 @@ class ExplodingDetector:
         if total.count >= WARM_STEPS:
             if level >= total.highest + BURST:
                 findings["burst"] = lambda: _jumped(record, state, power(total.highest + BURST), "burst")
-            if level >= total.limit or (level >= total.peak + ALONE and _carried_by_one(record, state)):
+            high = level >= total.limit or (level >= total.peak + ALONE and _carried_by_one(record, state))
+            if high and _is_new(record, level, state):
                 findings["jump"] = lambda: _jumped(record, state, power(total.limit), "jump")
         profile = self._depth.of(record)
         if profile.fade <= -FADE and _is_early(state) and profile.trend() <= -FADE:
@@ -128,6 +134,12 @@ class ExplodingDetector:
         if ratios is not None and replaced and deep and not self._weights.blames_rate(record):
             findings["replaced"] = lambda: _replaced(record, ratios)
         return findings
+
+
+def _is_new(record: StepRecord, level: float, state: _ExplodingState) -> bool:
+    """Whether a jump leads anywhere: a run that has done its work may bounce, below where it came from."""
+    learnt = record.loss is not None and 0 <= record.loss < LEARNT * state.learning.first
+    return level > state.total.highest or not learnt
 
 
 def _is_early(state: _ExplodingState) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gradwatch._baselines import STALLED_STEPS, WARM_STEPS, Episode, Progress, Streaks, counts
+from gradwatch._baselines import STALLED_STEPS, WARM_STEPS, Episode, Learning, Progress, Streaks, counts
 from gradwatch._decades import number
 from gradwatch._memory import Memory
 from gradwatch._weights import BOLD, REPLACED, Weights, WeightScale
@@ -22,6 +22,12 @@ LEAP = 5.0
 """Times the learning rate of the step before, after :data:`WARM_STEPS` steps: no warm-up rises like that. Harmless in
 itself (He et al., 2016, rise tenfold after 400 steps), but what follows it at once comes from it."""
 
+RESTLESS = 0.08
+"""Update over weight of late: a dozen such steps forget what was there before."""
+
+RESTLESS_STEPS = 40
+"""Steps without a better loss: such steps would have found one."""
+
 AFTERMATH = 20
 """Steps within which a leap of the learning rate explains what goes wrong."""
 
@@ -32,7 +38,7 @@ HARMFUL = 2
 """Steps in a row with a loss no better than before the weights were replaced: a convex model survives such a step, and
 a small one under Adam may learn from it."""
 
-_PATIENCE = {"jumped": 1, "replaced": 1, "diverged": 3, "restless": STALLED_STEPS}
+_PATIENCE = {"jumped": 1, "replaced": 1, "diverged": 3, "restless": 1}
 
 
 @dataclass
@@ -40,7 +46,9 @@ class _RateState:
     """What is remembered of one optimizer.
 
     Attributes:
-        progress: Of the loss, for as long as the updates are bold.
+        course: Of the loss.
+        learning: Of the loss since the first step.
+        usual: Update over weight of late, a geometric mean over the samples.
         first_loss: The loss before the first step; 0 where it was not told or tells nothing.
         lr: Learning rate of the last step.
         lr_top: The largest one seen until the last leap.
@@ -57,7 +65,9 @@ class _RateState:
     episode: Episode = field(default_factory=Episode)
     streaks: Streaks = field(default_factory=Streaks)
     weights: WeightScale = field(default_factory=WeightScale)
-    progress: Progress = field(default_factory=Progress)
+    course: Progress = field(default_factory=Progress)
+    learning: Learning = field(default_factory=Learning)
+    usual: float = 0.0
     first_loss: float = 0.0
     lr: float = 0.0
     lr_top: float = 0.0
@@ -102,10 +112,8 @@ class LrTooHighDetector:
         _follow_rate(record, state)
         state.weights = self._weights.scale(record) or state.weights
         self._measure(record, state)
-        if state.update >= BOLD:
-            state.progress.update(record.loss)
-        elif state.progress.best < math.inf:
-            state.progress = Progress()
+        state.course.update(record.loss)
+        state.learning.update(record.loss)
         findings = self._findings(record, state)
         ripe: list[str] = []
         if findings or state.streaks.lasted:
@@ -121,6 +129,8 @@ class LrTooHighDetector:
         A small initial weight is replaced by its first updates, as it should be: it counts as one of common size.
         """
         state.update = self._weights.typical_update(record, state.update)
+        if record.update_ratio is not None and state.update > 0:
+            state.usual = state.update if state.usual == 0 else state.usual**0.7 * state.update**0.3
         if state.replaced and record.loss is not None:
             state.worse = state.worse + 1 if record.loss >= state.before else 0
         if record.update_ratio is not None:
@@ -136,11 +146,10 @@ class LrTooHighDetector:
             findings["jumped"] = lambda: _after_leap(record, state)
         if state.replaced and (record.loss is None or state.worse >= HARMFUL):
             findings["replaced"] = lambda: _bold(record, state, "replaced")
-        if state.update >= BOLD:
-            if record.loss is not None and record.loss >= HIGHER * state.first_loss > 0:
-                findings["diverged"] = lambda: _bold(record, state, "diverged")
-            if state.progress.since >= STALLED_STEPS:
-                findings["restless"] = lambda: _bold(record, state, "restless")
+        if state.update >= BOLD and record.loss is not None and record.loss >= HIGHER * state.first_loss > 0:
+            findings["diverged"] = lambda: _bold(record, state, "diverged")
+        if state.usual >= RESTLESS and state.course.since >= RESTLESS_STEPS and state.learning.poor(STALLED_STEPS):
+            findings["restless"] = lambda: _bold(record, state, "restless")
         return findings
 
 
@@ -199,7 +208,7 @@ def _bold(record: StepRecord, state: _RateState, rule: str) -> Incident:
         message = f"Training makes the model worse: the loss is {times} times what it was before the first step, and "
         return _incident(record, state, rule, message + share + ".", value=state.update, threshold=BOLD)
     message = f"The model jumps about and learns nothing: {share}, and the loss has not improved for "
-    return _incident(record, state, rule, f"{message}{STALLED_STEPS} steps.", value=state.update, threshold=BOLD)
+    return _incident(record, state, rule, f"{message}{state.course.since} steps.", value=state.update, threshold=BOLD)
 
 
 def _incident(

@@ -123,11 +123,16 @@ def _judge(calls: Calls, rows: dict[str, int], state: _SaturationState) -> tuple
     hidden = [name for name in lasting if rows[name] < last]
     early = [name for name in hidden if name in state.early]
     stands = state.progress.since >= STALLED_STEPS and state.learning.poor(STALLED_STEPS)
-    if early and state.learning.hardly(FROM_THE_START):
-        return "from_the_start", early
-    far = [n for n in early if state.looks[n] > PROBES and _is_far_out(calls, rows[n])]
-    if far:
-        return "from_the_start", far
+    kinds = calls.seen.kinds
+    choices = [name for name in early if kinds[rows[name]] == "Softmax"]
+    ripe = [name for name in early if name not in choices and state.learning.hardly(FROM_THE_START)]
+    if state.learning.slow(STALLED_STEPS) or state.progress.since >= STALLED_STEPS:
+        ripe += [name for name in choices if calls.seen.saturated_share[rows[name]] >= SURE]
+    wide = {name for name in early if kinds[rows[name]] != "Softmax" and calls.seen.in_std[rows[name]] >= FAR_OUT}
+    far = [name for name in early if state.looks[name] > PROBES and name in wide]
+    # One layer of several may be beyond help, and the rest still learn.
+    if ripe or (far and 2 * len(far) > len(calls.plan.bounded)):
+        return "from_the_start", ripe or far
     if leapt := [name for name in hidden if name in state.leapt]:
         return "leapt", leapt
     if stands and hidden:
@@ -135,11 +140,6 @@ def _judge(calls: Calls, rows: dict[str, int], state: _SaturationState) -> tuple
     outputs = [name for name in lasting if rows[name] > last]
     gone = state.lost >= GONE and state.learning.poor(FROM_THE_START)
     return "output", outputs if stands or gone or state.learning.hardly(FROM_THE_START) else []
-
-
-def _is_far_out(calls: Calls, row: int) -> bool:
-    """Whether it is given far more than its steep part is wide; a mask is among what a softmax is given."""
-    return calls.seen.kinds[row] == "Softmax" or bool(calls.seen.in_std[row] >= FAR_OUT)
 
 
 def _saturation(record: StepRecord, calls: Calls, rows: dict[str, int], state: _SaturationState, rule: str) -> Incident:

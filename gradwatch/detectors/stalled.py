@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gradwatch._baselines import STALLED_STEPS, Episode, Learning, Progress, counts
+from gradwatch._baselines import STALLED_STEPS, WARM_STEPS, Episode, Learning, Progress, counts
 from gradwatch._decades import number
 from gradwatch._memory import Memory
 from gradwatch._weights import Weights
@@ -26,8 +26,9 @@ wrong as can be. Trained ones may be fine-tuned as gently as this."""
 MOVED = 0.01
 """Sum of all updates over weight: weights that have come so far have learnt, and may rest."""
 
-CRAWLED = 0.03
-"""The same for weights that are as they were initialised, while the loss is too: they have not begun to learn."""
+CRAWLED = 0.2
+"""The same over all matrices together, for weights that are as they were initialised, while the loss is too: they have
+not begun to learn."""
 
 CRAWLING_STEPS = 90
 """Steps in which they should have."""
@@ -45,6 +46,8 @@ class _StalledState:
         seen: Whether they were seen.
         update: Update over weight of the matrix that moves most, as last sampled; inf where none could tell.
         path: Sum of that over all steps.
+        together: Sum of the update over weight of all matrices: many small changes in a row are a large one.
+        way: Sum of that over all steps.
         lr: Learning rate when it last rose.
         since: Step at which the weights were first found at rest; -1 while they move.
         lasted: Steps since then, without those at which the learning rate rose.
@@ -60,6 +63,8 @@ class _StalledState:
     seen: bool = False
     update: float = math.inf
     path: float = 0.0
+    together: float = 0.0
+    way: float = 0.0
     lr: float = 0.0
     since: int = -1
     lasted: int = 0
@@ -98,16 +103,17 @@ class StalledDetector:
         if ratios is not None:
             self._measure(record, ratios, state)
         state.path += state.update if state.update < math.inf else 0.0
+        state.way += state.together
         state.learning.update(record.loss)
         at_rest = state.update < (CREEPING if state.fresh else MOTIONLESS) and state.path < MOVED
-        crawls = state.fresh and state.path < CRAWLED and state.learning.hardly(CRAWLING_STEPS)
+        crawls = state.fresh and 0 <= state.way < CRAWLED and state.learning.hardly(CRAWLING_STEPS)
         halted = state.update == 0 and record.lr == 0 and state.learning.hardly(STALLED_STEPS)
         still = at_rest or halted
         rises = _last(record, state, still=still)
         ripe = state.lasted >= STALLED_STEPS and (halted or _stands_still(record, state.progress))
         state.crawled = state.crawled + 1 if crawls and not rises else 0
         # Judged on sampled steps only: it is their numbers that are told.
-        alarm = ratios is not None and (ripe or state.crawled >= STALLED_STEPS // 2)
+        alarm = ratios is not None and (ripe or state.crawled >= WARM_STEPS)
         still = still or crawls
         if state.episode.begins(symptom=still, alarm=alarm) and ratios is not None:
             return [_stalled(record, state, ratios, self._weights.divisor(record))]
@@ -120,6 +126,7 @@ class StalledDetector:
         if not state.seen and record.weight_norm is not None:
             state.seen, state.fresh = True, self._weights.is_fresh(record)
         state.update = float(moving.max()) if len(moving) else math.inf
+        state.together = float(moving.sum()) if len(moving) else math.inf
 
 
 def _last(record: StepRecord, state: _StalledState, *, still: bool) -> bool:

@@ -18,8 +18,9 @@ from gradwatch._weights import Weights
 from gradwatch.detectors._base import Remembering
 from gradwatch.records import Incident, Severity, StepRecord, TimeProfile
 
-LOST = 3.0
-"""Decades over the sequence: what a thousandth of the signal could teach is lost in the noise of the rest."""
+LOST = 4.0
+"""Decades over the sequence: what a ten-thousandth of the signal could teach is lost in the noise of the rest. A signal
+that loses three has been seen to find its way, slowly."""
 
 GAINED = 4.0
 """Decades over the sequence: the first steps outweigh the last ones ten-thousandfold."""

@@ -1,4 +1,4 @@
-"""What a scenario is: a small deterministic training run whose diagnosis is known, and the registry that collects them."""
+"""What a scenario is: a small deterministic training run of known diagnosis; and the registry that collects them."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ class Scenario:
         cause: In a sentence, what is wrong.
         build: From a seed to the run.
         steps: How long it is trained.
-        onset: First step at which the fault is present; ``"first_bad"`` for the first non-finite value; None if healthy.
+        onset: First step at which the fault is present; ``"first_bad"``: the first non-finite value; None if healthy.
         faulty_layers: Prefixes of the modules that a detector should name; empty where no layer is to blame.
         accept: Further labels that are a fair diagnosis of the same fault.
         control: Builds the repaired twin, which counts as a healthy run.
@@ -173,7 +173,7 @@ class Registry(list[Scenario]):
             raise ValueError(f"two scenarios are called {scenario.name}")
         self.append(scenario)
 
-    def pair(
+    def pair(  # noqa: PLR0917 - a table of scenarios reads best without keywords
         self,
         name: str,
         label: str,
@@ -184,11 +184,13 @@ class Registry(list[Scenario]):
         causes: tuple[str, ...] = (),
         **fields: Any,
     ) -> None:
-        """Append a faulty run and its twin: the same ``make(seed, ...)`` with the fault's options or the repaired ones."""
+        """Append a faulty run and its twin: one ``make(seed, ...)``, with the fault's options or the repaired ones."""
         both = {"build": of(make, **bad), "control": of(make, **good), "right_causes": causes}
         self.put(Scenario(name, label, cause, **both, **fields))
 
-    def healthy(self, name: str, trap: str, make: Callable[..., Run], steps: int = 150, check: str = "loss", /, **options: Any) -> None:
+    def healthy(
+        self, name: str, trap: str, make: Callable[..., Run], steps: int = 150, check: str = "loss", /, **options: Any
+    ) -> None:
         """Append a healthy run and say which false alarm it provokes; ``options`` are those of ``make``."""
         self.put(Scenario(name, "healthy", "", of(make, **options), steps=steps, onset=None, trap=trap, check=check))
 

@@ -108,7 +108,9 @@ def waves(size: int, seed: int, length: int = 32) -> Iterator[Batch]:
         yield 0.5 * wave + 0.2 * torch.randn(size, length, generator=generator), y
 
 
-def altered(stream: Iterator[Batch], change: Callable[[Batch], Batch], at: int, until: int | None = None) -> Iterator[Batch]:
+def altered(
+    stream: Iterator[Batch], change: Callable[[Batch], Batch], at: int, until: int | None = None
+) -> Iterator[Batch]:
     """The stream with ``change`` applied to the batches ``at`` to ``until`` (by default to that one only)."""
     last = at if until is None else until
     for number, batch in enumerate(stream):

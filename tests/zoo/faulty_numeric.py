@@ -108,7 +108,7 @@ class Power(nn.Module):
     def __init__(self, *, safe: bool) -> None:
         super().__init__()
         self.first, self.second, self.head = nn.Linear(30, 24), nn.Linear(24, 24), nn.Linear(24, 2)
-        nn.init.constant_(self.second.bias, 2.5)
+        nn.init.constant_(self.second.bias, 1.2)
         self.safe = safe
 
     def forward(self, x: Tensor) -> Tensor:
@@ -120,7 +120,12 @@ class Power(nn.Module):
 def powers(seed: int, *, safe: bool) -> Run:
     """Breast cancer through a power."""
     model = Power(safe=safe)
-    return Run(model, optimizer(model.parameters(), "momentum", 0.02), data.batches(*data.table("breast_cancer"), 32, seed), cross_entropy)
+    return Run(
+        model,
+        optimizer(model.parameters(), "momentum", 0.02),
+        data.batches(*data.table("breast_cancer"), 32, seed),
+        cross_entropy,
+    )
 
 
 def own_softmax(seed: int, *, safe: bool) -> Run:
@@ -174,7 +179,9 @@ def masked(seed: int, fill: float, at: int) -> Run:
 
 def poisoned(seed: int, value: float, at: int | None, *, target: bool = False) -> Run:
     """One number of one batch becomes NaN or inf, in the inputs or in the targets."""
-    run = tabular(seed, "diabetes" if target else "wine", kind="rmsprop" if target else "nesterov", lr=2e-3 if target else 0.02)
+    run = tabular(
+        seed, "diabetes" if target else "wine", kind="rmsprop" if target else "nesterov", lr=2e-3 if target else 0.02
+    )
 
     def poison(batch: Batch) -> Batch:
         x, y = batch[0].clone(), batch[1].clone()
@@ -263,39 +270,44 @@ def half(seed: int, model: nn.Module, scale: float = 1.0, lr: float = 0.05, kind
 add = SCENARIOS.pair
 BAD = "first_bad"
 OP = ("domain_operation",)
-add("log_of_zero_rate", N, "log of a rate that relu made zero", poisson, {"link": "relu"}, {"link": "softplus"}, OP, onset=BAD, check=N, steps=150)
+add("log_of_zero_rate", N, "log of a rate that relu made zero", poisson, {"link": "relu"}, {"link": "softplus"}, OP,
+    onset=BAD, check=N, steps=150)  # fmt: skip
 add("constant_pixel_over_its_std", N, "a constant pixel is divided by its deviation: 0/0",
     lambda seed, eps: on_digits(seed, SelfScaled(eps), "momentum", 0.05), {"eps": 0.0}, {"eps": 1e-2},
-    (*OP, "nonfinite_input"), onset=0, check=N, steps=60)  # fmt: skip
-add("sqrt_of_zero_variance", N, "sqrt of a variance that is zero once a blank image arrives at step 45", blank_images,
-    {"eps": 0.0, "at": 45}, {"eps": 1e-4, "at": 45}, OP, onset=45, check=N, steps=90, faulty_layers=("filters",))  # fmt: skip
+    (*OP, "nonfinite_input"), onset=0, check=N, steps=120)  # fmt: skip
+add("sqrt_of_zero_variance", N, "sqrt of a variance that is zero once a blank image arrives at step 45",
+    blank_images, {"eps": 0.0, "at": 45}, {"eps": 1e-4, "at": 45}, OP, onset=45, check=N, steps=90,
+    faulty_layers=("filters",))  # fmt: skip
 add("acos_of_one", N, "acos at 1, whose slope is infinite, when a pair is one image twice from step 60", angles,
     {"margin": 0.0, "at": 60}, {"margin": 1e-3, "at": 60}, OP, onset=BAD, check=N, steps=100)  # fmt: skip
-add("power_of_negative", N, "a negative number to the power 1.5", powers, {"safe": False}, {"safe": True}, OP, onset=BAD, check=N, steps=120,
-    faulty_layers=("second", "head"))  # fmt: skip
-add("softmax_by_hand", N, "exp overflows in a softmax without subtracting the maximum, when contrast rises at step 30", own_softmax, {"safe": False}, {"safe": True},
-    OP, onset=BAD, check=N, steps=90, accept=("input_scale",))  # fmt: skip
+add("power_of_negative", N, "a negative number to the power 1.5", powers, {"safe": False}, {"safe": True}, OP,
+    onset=BAD, check=N, steps=120, faulty_layers=("second", "head"))  # fmt: skip
+add("softmax_by_hand", N,
+    "exp overflows in a softmax without subtracting the maximum, when contrast rises at step 30", own_softmax,
+    {"safe": False}, {"safe": True}, OP, onset=BAD, check=N, steps=90, accept=("input_scale",))  # fmt: skip
 add("mask_all_minus_inf", N, "softmax over a text that is all padding, masked with -inf, from step 50", masked,
     {"fill": float("-inf"), "at": 50}, {"fill": -1e4, "at": 50}, OP, onset=50, check=N, steps=90)  # fmt: skip
 add("nan_in_one_feature", N, "one missing value, NaN, in batch 60", poisoned, {"value": float("nan"), "at": 60},
-    {"value": 0.0, "at": None}, ("nonfinite_input", "one_bad_batch"), onset=60, check=N, steps=100, accept=("data_outlier",))  # fmt: skip
-add("inf_in_one_target", N, "one infinite target in batch 70", poisoned, {"value": float("inf"), "at": 70, "target": True},
-    {"value": 0.0, "at": None, "target": True}, ("nonfinite_input", "one_bad_batch"), onset=70, check=N, steps=110,
+    {"value": 0.0, "at": None}, ("nonfinite_input", "one_bad_batch"), onset=60, check=N, steps=100,
     accept=("data_outlier",))  # fmt: skip
-add("nan_written_into_conv", N, "a bug writes NaN into a convolution's weight at step 50", written, {"at": 50}, {"at": None},
-    ("nonfinite_weight",), onset=50, check=N, steps=90, faulty_layers=("convs.2",))  # fmt: skip
+add("inf_in_one_target", N, "one infinite target in batch 70", poisoned,
+    {"value": float("inf"), "at": 70, "target": True}, {"value": 0.0, "at": None, "target": True},
+    ("nonfinite_input", "one_bad_batch"), onset=70, check=N, steps=110, accept=("data_outlier",))  # fmt: skip
+add("nan_written_into_conv", N, "a bug writes NaN into a convolution's weight at step 50", written, {"at": 50},
+    {"at": None}, ("nonfinite_weight",), onset=50, check=N, steps=90, faulty_layers=("convs.2",))  # fmt: skip
 add("inf_written_into_lstm", N, "a bug writes inf into an LSTM's recurrent weight at step 40", written,
-    {"at": 40, "value": float("inf"), "lstm": True}, {"at": None, "lstm": True},
-    ("nonfinite_weight",), onset=40, check=N, steps=80, faulty_layers=("rnn",))  # fmt: skip
+    {"at": 40, "value": float("inf"), "lstm": True}, {"at": None, "lstm": True}, ("nonfinite_weight",), onset=40,
+    check=N, steps=80, faulty_layers=("rnn",))  # fmt: skip
 add("gradients_over_zero_norm", N, "hooks divide each gradient by its norm, which is zero at first", unit_gradients,
-    {"eps": 0.0}, {"eps": 1e-6}, OP, onset=0, check=N, steps=60)  # fmt: skip
-add("adam_without_eps", N, "Adam with eps 0 divides zero gradients by zero: NaN weights", no_eps, {"eps": 0.0}, {"eps": 1e-8},
-    (*OP, "nonfinite_weight"), onset=0, check=N, steps=60)  # fmt: skip
-add("mean_of_no_samples", N, "the mean over a class that is absent from step 55 on: 0/0", absent_class, {"at": 55, "safe": False},
-    {"at": 55, "safe": True}, OP, onset=55, check=N, steps=95)  # fmt: skip
+    {"eps": 0.0}, {"eps": 1e-6}, OP, onset=0, check=N, steps=120)  # fmt: skip
+add("adam_without_eps", N, "Adam with eps 0 divides zero gradients by zero: NaN weights", no_eps, {"eps": 0.0},
+    {"eps": 1e-8}, (*OP, "nonfinite_weight"), onset=0, check=N, steps=120)  # fmt: skip
+add("mean_of_no_samples", N, "the mean over a class that is absent from step 55 on: 0/0", absent_class,
+    {"at": 55, "safe": False}, {"at": 55, "safe": True}, OP, onset=55, check=N, steps=95)  # fmt: skip
 add("half_square_overflow", N, "squares of half-precision features pass 65504",
     lambda seed, times: half(seed, HalfEnergy(times), lr=0.02), {"times": 800.0}, {"times": 2.0},
     ("half_precision_overflow",), onset=BAD, check=N, steps=60, accept=("exploding", "input_scale"))  # fmt: skip
 add("half_static_scale_convs", N, "half-precision convolutions under a static loss scale of 2 ** 22",
-    lambda seed, scale: half(seed, models.reset(models.Images(2, 8), "he"), scale, 0.1, "momentum"), {"scale": 2.0**22}, {"scale": 64.0},
-    ("loss_scale", "half_precision_overflow"), onset=BAD, check=N, steps=50, accept=("exploding",))  # fmt: skip
+    lambda seed, scale: half(seed, models.reset(models.Images(2, 8), "he"), scale, 0.1, "momentum"),
+    {"scale": 2.0**22}, {"scale": 64.0}, ("loss_scale", "half_precision_overflow"), onset=BAD, check=N, steps=50,
+    accept=("exploding",))  # fmt: skip

@@ -8,7 +8,18 @@ from torch.nn import functional
 
 from zoo import data, models, models_seq
 from zoo.core import Batch, Registry, Run
-from zoo.recipes import VOCAB, cross_entropy, images, on_digits, optimizer, scheduled, stack, tabular, transformer, writing
+from zoo.recipes import (
+    VOCAB,
+    cross_entropy,
+    images,
+    on_digits,
+    optimizer,
+    scheduled,
+    stack,
+    tabular,
+    transformer,
+    writing,
+)
 
 SCENARIOS = Registry()
 H, L = "lr_too_high", "stalled"
@@ -110,42 +121,56 @@ add("adam_jump_300_lstm", H, "Adam's rate is multiplied by 300 at step 60, LSTM 
 add("rmsprop_jump_1000", H, "RMSprop's rate is multiplied by 1000 at step 50, tabular net", jumping,
     {"what": "tabular", "factor": 1000.0, "at": 50}, {"what": "tabular", "factor": 1.0, "at": 50}, JUMP, onset=50,
     accept=(*DIVERGES, "dead_relu"), steps=120)  # fmt: skip
-add("momentum_0.999", H, "momentum 0.999 with a rate tuned for 0.9", stack, {"kind": "momentum", "lr": 0.05, "momentum": 0.999},
-    {"kind": "momentum", "lr": 0.05}, HIGH, accept=(*DIVERGES, "dead_relu"), steps=200)  # fmt: skip
-add("rmsprop_1_wide", H, "RMSprop with lr 1", stack, {"width": 96, "act": "elu", "kind": "rmsprop", "lr": 1.0},
-    {"width": 96, "act": "elu", "kind": "rmsprop", "lr": 1e-3}, HIGH, accept=(*DIVERGES, "saturation"), steps=120)  # fmt: skip
-add("adagrad_30", H, "Adagrad with lr 30", tabular, {"name": "wine", "act": "relu", "kind": "adagrad", "lr": 30.0},
-    {"name": "wine", "act": "relu", "kind": "adagrad", "lr": 0.03}, HIGH, accept=(*DIVERGES, "dead_relu"), steps=150)  # fmt: skip
-add("nesterov_5_convs", H, "Nesterov with lr 5", images, {"depth": 3, "init": "he", "kind": "nesterov", "lr": 5.0}, {"depth": 3, "init": "he", "kind": "nesterov", "lr": 0.03},
-    HIGH, accept=(*DIVERGES, "dead_relu"), steps=100)  # fmt: skip
-add("torch_transformer_adam_0.2", H, "nn.TransformerEncoder under Adam with lr 0.2, clipped", torch_transformer, {"lr": 0.2}, {"lr": 3e-3},
-    HIGH, accept=("exploding",), steps=120)  # fmt: skip
-add("summed_loss_mean_rate", H, "the loss sums over 128 samples, the rate was tuned for their mean", summed, {"lr": 0.5}, {"lr": 0.5 / 128},
-    HIGH, accept=(*DIVERGES, "saturation"), steps=120)  # fmt: skip
-add("sgd_2_regression", H, "least squares by gradient descent beyond its limit of stability", diverging_regression, {"lr": 0.7}, {"lr": 0.05},
-    HIGH, accept=DIVERGES, steps=120)  # fmt: skip
+add("momentum_0.999", H, "momentum 0.999 with a rate tuned for 0.9", stack,
+    {"kind": "momentum", "lr": 0.05, "momentum": 0.999}, {"kind": "momentum", "lr": 0.05}, HIGH,
+    accept=(*DIVERGES, "dead_relu"), steps=200)  # fmt: skip
+add("rmsprop_1_wide", H, "RMSprop with lr 1", stack,
+    {"width": 96, "act": "elu", "kind": "rmsprop", "lr": 1.0},
+    {"width": 96, "act": "elu", "kind": "rmsprop", "lr": 1e-3}, HIGH, accept=(*DIVERGES, "saturation"),
+    steps=120)  # fmt: skip
+add("adagrad_30", H, "Adagrad with lr 30", tabular,
+    {"name": "diabetes", "kind": "adagrad", "lr": 30.0},
+    {"name": "diabetes", "kind": "adagrad", "lr": 0.03}, HIGH,
+    accept=(*DIVERGES, "dead_relu"), steps=150)  # fmt: skip
+add("nesterov_5_convs", H, "Nesterov with lr 5", images,
+    {"depth": 3, "init": "he", "kind": "nesterov", "lr": 5.0},
+    {"depth": 3, "init": "he", "kind": "nesterov", "lr": 0.03}, HIGH, accept=(*DIVERGES, "dead_relu"),
+    steps=100)  # fmt: skip
+add("torch_transformer_adam_0.2", H, "nn.TransformerEncoder under Adam with lr 0.2, clipped", torch_transformer,
+    {"lr": 0.2}, {"lr": 3e-3}, HIGH, accept=("exploding",), steps=120)  # fmt: skip
+add("summed_loss_mean_rate", H, "the loss sums over 128 samples, the rate was tuned for their mean", summed,
+    {"lr": 0.5}, {"lr": 0.5 / 128}, HIGH, accept=(*DIVERGES, "saturation"), steps=120)  # fmt: skip
+add("sgd_2_regression", H, "least squares by gradient descent beyond its limit of stability", diverging_regression,
+    {"lr": 0.7}, {"lr": 0.05}, HIGH, accept=DIVERGES, steps=120)  # fmt: skip
 
 add("sgd_1e-7_residual", L, "SGD with lr 1e-7, residual net",
-    lambda seed, lr: on_digits(seed, models.Residual(4, 32), "momentum", lr), {"lr": 1e-7}, {"lr": 0.03}, LOW, steps=120)  # fmt: skip
-add("adamw_1e-8_transformer", L, "AdamW with lr 1e-8, transformer", transformer, {"lr": 1e-8}, {"lr": 3e-3}, LOW, steps=120)
-add("adamax_1e-6_tabular", L, "Adamax with lr 1e-6, tabular net", tabular, {"name": "breast_cancer", "kind": "adamax", "lr": 1e-6},
-    {"name": "breast_cancer", "kind": "adamax", "lr": 5e-3}, LOW, steps=150)  # fmt: skip
-add("clip_1e-5_gru", L, "gradients clipped at 1e-5, GRU under SGD", tiny_clip, {"clip": 1e-5}, {"clip": 1.0}, ("clipping_too_small",), steps=150)
-add("adam_eps_10_convs", L, "Adam with eps 10, convolutions", images, {"depth": 3, "kind": "adam", "lr": 1e-3, "eps": 10.0},
-    {"depth": 3, "kind": "adam", "lr": 3e-3}, ("eps_too_large",), steps=120)  # fmt: skip
-add("rmsprop_eps_1e4", L, "RMSprop with eps 1e4", stack, {"kind": "rmsprop", "lr": 1e-2, "eps": 1e4}, {"kind": "rmsprop", "lr": 1e-3},
+    lambda seed, lr: on_digits(seed, models.Residual(4, 32), "momentum", lr), {"lr": 1e-7}, {"lr": 0.03}, LOW,
+    steps=120)  # fmt: skip
+add("adamw_1e-8_transformer", L, "AdamW with lr 1e-8, transformer", transformer, {"lr": 1e-8}, {"lr": 3e-3}, LOW,
+    steps=120)  # fmt: skip
+add("adamax_1e-6_tabular", L, "Adamax with lr 1e-6, tabular net", tabular,
+    {"name": "breast_cancer", "kind": "adamax", "lr": 1e-6}, {"name": "breast_cancer", "kind": "adamax", "lr": 5e-3},
+    LOW, steps=150)  # fmt: skip
+add("clip_1e-5_gru", L, "gradients clipped at 1e-5, GRU under SGD", tiny_clip, {"clip": 1e-5}, {"clip": 1.0},
+    ("clipping_too_small",), steps=150)  # fmt: skip
+add("adam_eps_10_convs", L, "Adam with eps 10, convolutions", images,
+    {"depth": 3, "kind": "adam", "lr": 1e-3, "eps": 10.0}, {"depth": 3, "kind": "adam", "lr": 3e-3},
     ("eps_too_large",), steps=120)  # fmt: skip
-add("schedule_zero_at_30", L, "the schedule decays to zero at step 30, long before the end", decaying, {"at": 30}, {"at": 400},
-    ("schedule_at_zero",), onset=30, steps=250)  # fmt: skip
-add("warmup_never_advances", L, "the warm-up's scheduler is never advanced: 1e-6 of the rate", stuck_warmup, {"stuck": True}, {"stuck": False},
-    LOW, steps=120)  # fmt: skip
-add("bf16_weights_round", L, "bfloat16 weights round small updates away", brain_weights, {"lr": 2e-3, "brain": True}, {"lr": 0.3, "brain": False},
-    ("rounded_away", "lr_too_low"), steps=150)  # fmt: skip
-add("loss_divided_by_1e6", L, "the loss is divided by 1e6 under SGD", faint_loss, {"factor": 1e-6}, {"factor": 1e-6, "compensate": True},
-    ("lr_too_low", "loss_scale"), accept=("vanishing",), steps=150)  # fmt: skip
-add("half_underflow", L, "half-precision gradients underflow to zero under a faint loss", faint_loss, {"factor": 1e-7, "half": True},
-    {"factor": 1.0, "half": True}, ("half_precision_underflow", "loss_scale"), accept=("vanishing",), steps=100, check="own")  # fmt: skip
+add("rmsprop_eps_1e4", L, "RMSprop with eps 1e4", stack, {"kind": "rmsprop", "lr": 1e-2, "eps": 1e4},
+    {"kind": "rmsprop", "lr": 1e-3}, ("eps_too_large",), steps=120)  # fmt: skip
+add("schedule_zero_at_30", L, "the schedule decays to zero at step 30, long before the end", decaying, {"at": 30},
+    {"at": 400}, ("schedule_at_zero",), onset=30, steps=250)  # fmt: skip
+add("warmup_never_advances", L, "the warm-up's scheduler is never advanced: 1e-6 of the rate", stuck_warmup,
+    {"stuck": True}, {"stuck": False}, LOW, steps=120)  # fmt: skip
+add("bf16_weights_round", L, "bfloat16 weights round small updates away", brain_weights, {"lr": 2e-3, "brain": True},
+    {"lr": 0.3, "brain": False}, ("rounded_away", "lr_too_low"), steps=150)  # fmt: skip
+add("loss_divided_by_1e6", L, "the loss is divided by 1e6 under SGD", faint_loss, {"factor": 1e-6},
+    {"factor": 1e-6, "compensate": True}, ("lr_too_low", "loss_scale"), accept=("vanishing",), steps=150)  # fmt: skip
+add("half_underflow", L, "half-precision gradients underflow to zero under a faint loss", faint_loss,
+    {"factor": 1e-7, "half": True}, {"factor": 1.0, "half": True}, ("half_precision_underflow", "loss_scale"),
+    accept=("vanishing",), steps=100, check="own")  # fmt: skip
 add("adagrad_accumulator_1e10", L, "Adagrad whose accumulators start at 1e10", tabular,
-    {"name": "wine", "kind": "adagrad", "lr": 0.03, "initial_accumulator_value": 1e10}, {"name": "wine", "kind": "adagrad", "lr": 0.03},
-    ("lr_too_low", "eps_too_large"), steps=120)  # fmt: skip
-add("both_groups_1e-6", L, "both parameter groups got a rate of 1e-6", per_group, {"lr": 1e-6}, {"lr": 0.03}, LOW, steps=120)
+    {"name": "wine", "kind": "adagrad", "lr": 0.03, "initial_accumulator_value": 1e10},
+    {"name": "wine", "kind": "adagrad", "lr": 0.03}, ("lr_too_low", "eps_too_large"), steps=120)  # fmt: skip
+add("both_groups_1e-6", L, "both parameter groups got a rate of 1e-6", per_group, {"lr": 1e-6}, {"lr": 0.03}, LOW,
+    steps=120)  # fmt: skip

@@ -12,7 +12,18 @@ from zoo.core import Batch, Registry, Run
 from zoo.faulty_data import rebuilding, sounds
 from zoo.faulty_signal import autoencoder, cell_loop, lstm_forgets
 from zoo.faulty_units import Squashed
-from zoo.recipes import VOCAB, cross_entropy, echoing, images, on_digits, optimizer, stack, tabular, transformer, writing
+from zoo.recipes import (
+    VOCAB,
+    cross_entropy,
+    echoing,
+    images,
+    on_digits,
+    optimizer,
+    stack,
+    tabular,
+    transformer,
+    writing,
+)
 
 SCENARIOS = Registry()
 
@@ -26,7 +37,9 @@ def sparse_units(seed: int, bias: float) -> Run:
 
 def sure_sigmoid(seed: int, *, functional_act: bool = True) -> Run:
     """Binary cross-entropy of a sigmoid's output, which ends up at 0 and 1."""
-    model = Squashed(30, "sigmoid", "relu") if functional_act else nn.Sequential(models.Stack([30, 24, 1]), nn.Sigmoid())
+    model = (
+        Squashed(30, "sigmoid", "relu") if functional_act else nn.Sequential(models.Stack([30, 24, 1]), nn.Sigmoid())
+    )
     x, y = data.table("breast_cancer")
 
     def loss(model: nn.Module, batch: Batch) -> Tensor:
@@ -131,12 +144,19 @@ def rare_class(seed: int) -> Run:
     x, y = data.digits()
     keep = (y != 1) | (torch.arange(len(y)) % 4 == 0)
     model = models.Stack([64, 48, 2], "tanh")
-    return Run(model, optimizer(model.parameters(), "momentum", 0.02), data.batches(x[keep], (y[keep] == 1).long(), 32, seed), cross_entropy)
+    return Run(
+        model,
+        optimizer(model.parameters(), "momentum", 0.02),
+        data.batches(x[keep], (y[keep] == 1).long(), 32, seed),
+        cross_entropy,
+    )
 
 
 def bounded_norms(seed: int) -> Run:
     """Spectral normalisation: weights are computed from others."""
-    model = nn.Sequential(spectral_norm(nn.Linear(64, 64)), nn.ReLU(), spectral_norm(nn.Linear(64, 64)), nn.ReLU(), nn.Linear(64, 10))
+    model = nn.Sequential(
+        spectral_norm(nn.Linear(64, 64)), nn.ReLU(), spectral_norm(nn.Linear(64, 64)), nn.ReLU(), nn.Linear(64, 10)
+    )
     return on_digits(seed, model, "adam", 3e-3)
 
 
@@ -159,42 +179,52 @@ def denoising(seed: int) -> Run:
 
 
 add = SCENARIOS.healthy
-add("ok_dropout_70", "70 % zero activations and a noisy loss", stack, 250, depth=2, width=192, drop=0.7, kind="adam", lr=3e-3)
+add("ok_dropout_70", "70 % zero activations and a noisy loss", stack, 250, depth=2, width=192, drop=0.7, kind="adam",
+    lr=3e-3)  # fmt: skip
 add("ok_sparse_relu", "most units of a wide layer are shut most of the time", sparse_units, 150, bias=-1.5)
 add("ok_sigmoid_output_sure", "the output saturates because training succeeds", sure_sigmoid, 300)
-add("ok_sigmoid_module_sure", "the output saturates because training succeeds, as a module", sure_sigmoid, 300, functional_act=False)
-add("ok_wine_to_zero", "the loss falls to 1e-4 and the gradients with it", tabular, 300, name="wine", act="tanh", kind="adam", lr=1e-2)
+add("ok_sigmoid_module_sure", "the output saturates because training succeeds, as a module", sure_sigmoid, 300,
+    functional_act=False)  # fmt: skip
+add("ok_wine_to_zero", "the loss falls to 1e-4 and the gradients with it", tabular, 300, name="wine", act="tanh",
+    kind="adam", lr=1e-2)  # fmt: skip
 add("ok_sharp_attention_learnt", "attention becomes one-hot because it is right", copying, 250, layers=1, lr=8e-3)
 add("ok_tied_transformer", "embedding and head share a weight", transformer, 150, tied=True, lr=2e-3)
 add("ok_key_bias", "the key's bias has no gradient by construction", transformer, 150, layers=1, heads=4)
-add("ok_torch_transformer_dropout", "fused attention and dropout", lambda seed: writing(
-    seed, models_seq.TorchTransformer(VOCAB, drop=0.1), "adamw", 3e-3), 120)  # fmt: skip
-add("ok_post_norm_transformer", "post-norm without warm-up at a small rate", lambda seed: writing(
-    seed, models_seq.TorchTransformer(VOCAB, first=False), "adam", 1e-3), 150)  # fmt: skip
-add("ok_bias_before_batchnorm", "biases before BatchNorm have no gradient by construction", stack, 150,
-    depth=5, norm="batch", kind="momentum", lr=0.05)  # fmt: skip
+add("ok_torch_transformer_dropout", "fused attention and dropout",
+    lambda seed: writing(seed, models_seq.TorchTransformer(VOCAB, drop=0.1), "adamw", 3e-3), 120)  # fmt: skip
+add("ok_post_norm_transformer", "post-norm without warm-up at a small rate",
+    lambda seed: writing(seed, models_seq.TorchTransformer(VOCAB, first=False), "adam", 1e-3), 150)  # fmt: skip
+add("ok_bias_before_batchnorm", "biases before BatchNorm have no gradient by construction", stack, 150, depth=5,
+    norm="batch", kind="momentum", lr=0.05)  # fmt: skip
 add("ok_conv_bias_before_batchnorm", "the same for convolutions", images, 120, depth=6, norm=True)
 add("ok_residual_20", "20 residual blocks", lambda seed: on_digits(seed, models.Residual(20, 32), "adamw", 2e-3), 120)
-add("ok_residual_rms", "RMSNorm and shortcuts", lambda seed: on_digits(seed, models.Residual(6, 32, norm="rms"), "adam", 2e-3), 120)
-add("ok_he_convs_10", "10 un-normalised convolutions, initialised well", images, 120, depth=10, init="he", lr=0.01, width=8)
-add("ok_he_functional_16", "16 functional-ReLU layers, initialised well", stack, 150, depth=16, init="he", functional=True, kind="adam", lr=5e-4)
-add("ok_tanh_10_xavier", "10 tanh layers, initialised well", stack, 150, depth=10, act="tanh", init="xavier", kind="momentum", lr=0.02)
-add("ok_sigmoid_2", "two sigmoid layers are few enough", stack, 250, depth=2, width=64, act="sigmoid", init="xavier", kind="adam", lr=5e-3)
-add("ok_linear_30_orthogonal", "30 linear layers, orthogonal", tabular, 150, name="wine", depth=30, width=16, act="none", init="orthogonal",
-    kind="sgd", lr=0.01)  # fmt: skip
-add("ok_short_memory_rnn", "a fading recurrence where only the last four frames matter", lambda seed: echoing(
-    seed, models_seq.Fused("tanh", 4, 32, 4, radius=0.6), 30, 3e-3, lag=3), 200)  # fmt: skip
-add("ok_lstm_last_frame", "an LSTM of default init where the last frame matters", lambda seed: echoing(
-    seed, models_seq.Fused("lstm", 4, 32, 4), 25, 5e-3, lag=0), 200)  # fmt: skip
+add("ok_residual_rms", "RMSNorm and shortcuts",
+    lambda seed: on_digits(seed, models.Residual(6, 32, norm="rms"), "adam", 2e-3), 120)  # fmt: skip
+add("ok_he_convs_10", "10 un-normalised convolutions, initialised well", images, 120, depth=10, init="he", lr=0.01,
+    width=8)  # fmt: skip
+add("ok_he_functional_16", "16 functional-ReLU layers, initialised well", stack, 150, depth=16, init="he",
+    functional=True, kind="adam", lr=5e-4)  # fmt: skip
+add("ok_tanh_10_xavier", "10 tanh layers, initialised well", stack, 150, depth=10, act="tanh", init="xavier",
+    kind="momentum", lr=0.02)  # fmt: skip
+add("ok_sigmoid_2", "two sigmoid layers are few enough", stack, 250, depth=2, width=64, act="sigmoid", init="xavier",
+    kind="adam", lr=5e-3)  # fmt: skip
+add("ok_linear_30_orthogonal", "30 linear layers, orthogonal", tabular, 150, name="wine", depth=30, width=16,
+    act="none", init="orthogonal", kind="sgd", lr=0.01)  # fmt: skip
+add("ok_short_memory_rnn", "a fading recurrence where only the last four frames matter",
+    lambda seed: echoing(seed, models_seq.Fused("tanh", 4, 32, 4, radius=0.6), 30, 3e-3, lag=3), 200)  # fmt: skip
+add("ok_lstm_last_frame", "an LSTM of default init where the last frame matters",
+    lambda seed: echoing(seed, models_seq.Fused("lstm", 4, 32, 4), 25, 5e-3, lag=0), 200)  # fmt: skip
 add("ok_rnncell_radius_1.3", "a radius above one that tanh holds", cell_loop, 200, radius=1.3, length=15)
 add("ok_lstm_remembers", "a forget bias of 3", lstm_forgets, 250, bias=3.0, length=20)
-add("ok_gru_text", "characters, no clipping", lambda seed: writing(
-    seed, models_seq.Fused("gru", 16, 40, VOCAB, vocab=VOCAB, every=True), "adam", 4e-3), 180)  # fmt: skip
+add("ok_gru_text", "characters, no clipping", lambda seed: writing(seed, models_seq.Fused("gru", 16, 40,
+    VOCAB, vocab=VOCAB, every=True), "adam", 4e-3), 180)  # fmt: skip
 add("ok_parity_2", "a plateau at ln 2 before anything is learnt", signs, 300, of=2, kind="momentum", lr=0.1)
 add("ok_parity_3", "a long plateau at ln 2, then a sudden drop", signs, 300, of=3, kind="adam", lr=1e-2)
-add("ok_raw_features_batchnorm", "raw features up to 4254 before BatchNorm", raw_normalised, 120, name="breast_cancer")
+add("ok_raw_features_batchnorm", "raw features up to 4254 before BatchNorm", raw_normalised, 120,
+    name="breast_cancer")  # fmt: skip
 add("ok_raw_wine_batchnorm", "raw features up to 1680 before BatchNorm", raw_normalised, 120, name="wine")
-add("ok_raw_wine_adam", "raw features that Adam copes with", tabular, 300, name="wine", standardise=False, kind="adam", lr=2e-3, depth=1)
+add("ok_raw_wine_adam", "raw features that Adam copes with", tabular, 300, name="wine", standardise=False,
+    kind="adam", lr=2e-3, depth=1)  # fmt: skip
 add("ok_pixels_16_adam", "pixels of 0..16 that Adam copes with", stack, 150, times=16.0, kind="adam", lr=1e-3)
 add("ok_vae", "a noisy loss of two parts", variational, 200)
 add("ok_siamese", "most pairs give no gradient in the end", contrast, 200)

@@ -11,7 +11,7 @@ from torch.nn import functional
 from zoo import data, models
 from zoo.core import Batch, Registry, Run, Turn
 from zoo.faulty_signal import lora, zero_ends
-from zoo.recipes import cross_entropy, on_digits, optimizer, pretrained, rebuild
+from zoo.recipes import on_digits, optimizer, pretrained, rebuild
 
 SCENARIOS = Registry()
 
@@ -67,7 +67,7 @@ class Deputy(nn.Module):
 
 
 def q_learning(seed: int, *, hard: bool) -> Run:
-    """Values of a random walk among digits: reward is the class, the next state a random image; a slow target network."""
+    """Values of a random walk among digits: reward by class, the next state a random image; a slow target network."""
     model = Deputy(models.Stack([64, 64, 3]), trainable=False)
     x, y = data.digits()
     generator = data.rng(seed, 11)
@@ -250,22 +250,28 @@ def rounded(seed: int) -> Run:
 
 add = SCENARIOS.healthy
 add("ok_frozen_backbone", "no gradients on purpose", staged, how="frozen")
-add("ok_backbone_not_in_optimizer", "gradients that nobody uses, on purpose: the body is trained already", staged, how="absent")
+add("ok_backbone_not_in_optimizer", "gradients that nobody uses, on purpose: the body is trained already", staged,
+    how="absent")  # fmt: skip
 add("ok_backbone_no_grad", "a trained body under no_grad", staged, how="no_grad")
 add("ok_thawed_at_60", "layers are unfrozen in mid-run", staged, how="thawed", at=60)
 add("ok_group_added_at_60", "a parameter group is added in mid-run", staged, how="added", at=60)
 add("ok_lora_zero_b", "the adapters' first factors have zero gradients at first", lora, both=False)
 add("ok_zero_head", "a zero head: the body's gradients are zero at step 0", zero_ends, 200, zero=1)
 add("ok_q_learning_soft", "a target network that follows slowly, moving targets", q_learning, 250, hard=False)
-add("ok_q_learning_hard", "a target network that is copied every 40 steps: the loss jumps", q_learning, 250, hard=True)
+add("ok_q_learning_hard", "a target network that is copied every 40 steps: the loss jumps", q_learning, 250,
+    hard=True)  # fmt: skip
 add("ok_mean_teacher", "a moving-average copy without gradients", teacher, trainable=False)
-add("ok_mean_teacher_in_optimizer", "the copy requires gradients, is in the optimizer, and never gets any, on purpose", teacher, trainable=True)
+add("ok_mean_teacher_in_optimizer",
+    "the copy requires gradients, is in the optimizer, and never gets any, on purpose", teacher,
+    trainable=True)  # fmt: skip
 add("ok_hinge_gan", "two nets in turns; losses rise and fall", game, 300, "bounded", kind="hinge", lr=1e-3)
-add("ok_wasserstein_gan", "critic weights are clamped; the loss is negative", game, 300, "bounded", kind="wasserstein", lr=5e-4)
+add("ok_wasserstein_gan", "critic weights are clamped; the loss is negative", game, 300, "bounded",
+    kind="wasserstein", lr=5e-4)  # fmt: skip
 add("ok_reinforce", "a loss that says nothing and changes its sign", bandit, 300, "bounded")
 add("ok_rare_task", "a head that is used on every 20th step", tasks, 200, every=20)
 add("ok_stochastic_depth", "blocks without gradient at random steps",
     lambda seed: on_digits(seed, Skipping(8, 32), "adam", 2e-3), 150)  # fmt: skip
-add("ok_experts", "experts that nobody chose have no gradient", lambda seed: on_digits(seed, models.Experts(8), "adam", 4e-3), 200)
+add("ok_experts", "experts that nobody chose have no gradient",
+    lambda seed: on_digits(seed, models.Experts(8), "adam", 4e-3), 200)  # fmt: skip
 add("ok_gradient_reversal", "two losses pull in opposite directions", adversary, 200)
 add("ok_straight_through", "a rounded code with a straight-through gradient", rounded, 150)

@@ -156,7 +156,9 @@ def changing_data(seed: int, how: str, at: int) -> Run:
     """From step ``at`` on the data are harder, inverted, or of classes that were not shown."""
     run = images(seed, depth=3, norm=True, lr=0.02)
     x, y = data.digits()
-    later = {"inverted": 1 - x, "noisy": x + 0.35 * torch.randn(x.shape, generator=data.rng(seed, 8)), "classes": x}[how]
+    later = {"inverted": 1 - x, "noisy": x + 0.35 * torch.randn(x.shape, generator=data.rng(seed, 8)), "classes": x}[
+        how
+    ]
     few = y < (5 if how == "classes" else 10)
     before, after = data.batches(x[few], y[few], 32, seed), data.batches(later, y, 32, seed + 1)
     run.batches = (next(before if step < at else after) for step in range(data.FOREVER))
@@ -197,11 +199,15 @@ add("ok_cyclic_rate", "the rate swings by a factor of 8", rated, 200, what="cycl
 add("ok_rate_drops", "the rate drops by ten, twice", rated, 180, what="convs", rate="steps")
 add("ok_one_cycle", "up, down, and nearly nothing at the end", rated, 180, what="sgd", rate="one_cycle")
 add("ok_slow_warmup_transformer", "half of the run is warm-up", rated, 220, what="transformer", rate="slow_start")
-add("ok_inverse_root_transformer", "the classic transformer schedule", rated, 180, what="transformer", rate="inverse_root")
+add("ok_inverse_root_transformer", "the classic transformer schedule", rated, 180, what="transformer",
+    rate="inverse_root")  # fmt: skip
 add("ok_loss_x1e6_adam", "gradients a million times larger", multiplied, factor=1e6, kind="adam", lr=2e-3)
-add("ok_loss_x1e6_sgd", "gradients a million times larger, rate to match", multiplied, factor=1e6, kind="sgd", lr=2e-7)
-add("ok_loss_x1e-6_adam", "gradients a million times smaller, eps to match", multiplied, factor=1e-6, kind="adam", lr=2e-3, eps=1e-16)
-add("ok_loss_x1e-6_sgd", "gradients a million times smaller, rate to match", multiplied, factor=1e-6, kind="sgd", lr=2e5)
+add("ok_loss_x1e6_sgd", "gradients a million times larger, rate to match", multiplied, factor=1e6, kind="sgd",
+    lr=2e-7)  # fmt: skip
+add("ok_loss_x1e-6_adam", "gradients a million times smaller, eps to match", multiplied, factor=1e-6, kind="adam",
+    lr=2e-3, eps=1e-16)  # fmt: skip
+add("ok_loss_x1e-6_sgd", "gradients a million times smaller, rate to match", multiplied, factor=1e-6, kind="sgd",
+    lr=2e5)  # fmt: skip
 add("ok_bf16_autocast_convs", "coarse gradients with exact ties", autocast, convs=True)
 add("ok_bf16_autocast_gelu", "coarse gradients with exact ties", autocast, convs=False)
 add("ok_half_grad_scaler", "the first steps overflow and are skipped, as they should be", scaled_half, start=2.0**24)
@@ -210,9 +216,12 @@ add("ok_label_smoothing", "the loss has a high floor", smoothed, 200, smoothing=
 add("ok_noisy_labels", "a third of the labels are wrong: loss and gradients stay large", noisy_labels, 250, share=0.3)
 add("ok_student_t_targets", "rare huge residuals in batches of 8", heavy_tails, 250)
 add("ok_raw_targets", "the loss starts at 29,000", raw_targets, 250)
-add("ok_fine_tune_adam_1e-5", "a trained net, a deliberately tiny rate", fine_tuned, 150, "floor", kind="adam", lr=1e-5, steps=250)
-add("ok_fine_tune_sgd_1e-4", "a trained net, a deliberately tiny rate", fine_tuned, 150, "floor", kind="sgd", lr=1e-4, steps=250)
-add("ok_resumed_adam", "resumed at a loss of 0.05 with the rate as it was", fine_tuned, 200, kind="adam", lr=1e-3, steps=120)
+add("ok_fine_tune_adam_1e-5", "a trained net, a deliberately tiny rate", fine_tuned, 150, "floor", kind="adam",
+    lr=1e-5, steps=250)  # fmt: skip
+add("ok_fine_tune_sgd_1e-4", "a trained net, a deliberately tiny rate", fine_tuned, 150, "floor", kind="sgd", lr=1e-4,
+    steps=250)  # fmt: skip
+add("ok_resumed_adam", "resumed at a loss of 0.05 with the rate as it was", fine_tuned, 200, kind="adam", lr=1e-3,
+    steps=120)  # fmt: skip
 add("ok_batch_size_change", "gradient noise falls by four at once", resized, 160, at=80)
 add("ok_loss_switch", "the loss changes its meaning and jumps", switching, 160, "bounded", at=80)
 add("ok_domain_inverted", "all pixels are inverted at step 80", changing_data, 180, how="inverted", at=80)
@@ -221,13 +230,18 @@ add("ok_curriculum_classes", "five new classes appear at step 70", changing_data
 add("ok_accumulation_6", "six backward passes a step", accumulated, 120, parts=6)
 add("ok_noise_floor", "a plateau because nothing more can be learnt, batches of 4", noise_floor, 300)
 add("ok_adam_state_lost", "the optimizer's state is thrown away every 60 steps", forgetful_optimizer, 200, every=60)
-add("ok_batch_of_1", "gradient norms over orders of magnitude", stack, 300, depth=1, width=64, kind="sgd", lr=0.05, size=1)
-add("ok_batch_of_3_adam", "very noisy gradients under Adam", stack, 250, depth=2, width=64, act="tanh", kind="adam", lr=1e-3, size=3)
+add("ok_batch_of_1", "gradient norms over orders of magnitude", stack, 300, depth=1, width=64, kind="sgd", lr=0.05,
+    size=1)  # fmt: skip
+add("ok_batch_of_3_adam", "very noisy gradients under Adam", stack, 250, depth=2, width=64, act="tanh", kind="adam",
+    lr=1e-3, size=3)  # fmt: skip
 add("ok_clip_always", "the norm is above the limit at every step", stack, 200, depth=3, kind="sgd", lr=2.0, clip=0.05)
-add("ok_clip_always_lstm", "the norm is above the limit at every step", lambda seed: writing(
-    seed, models_seq.Fused("lstm", 16, 32, VOCAB, vocab=VOCAB, every=True), lr=1e-2, clip=0.1), 180)  # fmt: skip
-add("ok_weight_decay_2", "weight decay of 2: weights shrink, the loss does not care", stack, 200, depth=3, kind="adamw", lr=3e-3, weight_decay=2.0)
+add("ok_clip_always_lstm", "the norm is above the limit at every step",
+    lambda seed: writing(seed, models_seq.Fused("lstm", 16, 32, VOCAB, vocab=VOCAB, every=True), lr=1e-2, clip=0.1),
+    180)  # fmt: skip
+add("ok_weight_decay_2", "weight decay of 2: weights shrink, the loss does not care", stack, 200, depth=3,
+    kind="adamw", lr=3e-3, weight_decay=2.0)  # fmt: skip
 add("ok_adagrad", "rates that fall by themselves", stack, 200, depth=3, kind="adagrad", lr=0.03)
 add("ok_nadam_convs", "another optimizer", images, 120, depth=4, kind="nadam", lr=3e-3)
 add("ok_rmsprop", "another optimizer", tabular, 150, name="wine", kind="rmsprop", lr=2e-3)
-add("ok_sgd_noise_large_rate", "a rate near the limit: a noisy but good plateau", stack, 250, depth=2, width=48, kind="sgd", lr=0.7, size=16)
+add("ok_sgd_noise_large_rate", "a rate near the limit: a noisy but good plateau", stack, 250, depth=2, width=48,
+    kind="sgd", lr=0.7, size=16)  # fmt: skip

@@ -173,5 +173,7 @@ def cause_remarks(outcomes: list[Outcome]) -> list[str]:
     for outcome in outcomes:
         if outcome.label != "healthy" and judge_faulty(outcome).cause is False:
             good = next(alarm for alarm in after_onset(outcome) if alarm.means(outcome.ok))
-            lines.append(f"  CAUSE  {outcome.key} ({good.kind}): {good.cause or 'none'}, not {' or '.join(outcome.right_causes)}")
+            lines.append(
+                f"  CAUSE  {outcome.key} ({good.kind}): {good.cause or 'none'}, not {' or '.join(outcome.right_causes)}"
+            )
     return lines

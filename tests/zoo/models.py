@@ -1,9 +1,10 @@
-"""Feed-forward model blocks: stacks with module or functional activations, convolutions, residual nets, autoencoders."""
+"""Feed-forward blocks: stacks with module or functional activations, convolutions, residual nets, autoencoders."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -66,10 +67,17 @@ class Stack(nn.Module):
     """Linear layers ``linears.i`` with activations as modules ``acts.i``, or as functions in ``forward``."""
 
     def __init__(
-        self, sizes: list[int], act: str = "relu", *, functional: bool = False, norm: str = "", drop: float = 0.0, bias: bool = True
+        self,
+        sizes: list[int],
+        act: str = "relu",
+        *,
+        functional: bool = False,
+        norm: str = "",
+        drop: float = 0.0,
+        bias: bool = True,
     ) -> None:
         super().__init__()
-        self.linears = nn.ModuleList(nn.Linear(a, b, bias=bias) for a, b in zip(sizes[:-1], sizes[1:], strict=True))
+        self.linears = nn.ModuleList(nn.Linear(a, b, bias=bias) for a, b in pairwise(sizes))
         self.norms = nn.ModuleList(NORMS[norm](n) for n in sizes[1:-1]) if norm else None
         self.acts = None if functional else nn.ModuleList(ACTIVATIONS[act]() for _ in sizes[1:-1])
         self.drop = nn.Dropout(drop) if drop else None
@@ -88,7 +96,7 @@ class Stack(nn.Module):
 
 
 class Images(nn.Module):
-    """Convolutions ``convs.i`` over 8 x 8 digits with a linear head; optional BatchNorm, shortcuts and functional activations."""
+    """Convolutions ``convs.i`` over 8 x 8 digits and a linear head; BatchNorm, shortcuts, functional activations."""
 
     def __init__(
         self,
@@ -122,13 +130,14 @@ class Images(nn.Module):
 class Residual(nn.Module):
     """A residual MLP: ``x + branch * up(act(down(norm(x))))`` for each of ``blocks.i``."""
 
-    def __init__(self, depth: int, width: int = 48, branch: float = 1.0, norm: str = "layer", d_in: int = 64, d_out: int = 10) -> None:
+    def __init__(self, depth: int, width: int = 48, branch: float = 1.0, norm: str = "layer") -> None:
         super().__init__()
-        self.inlet = nn.Linear(d_in, width)
+        self.inlet = nn.Linear(64, width)
         self.blocks = nn.ModuleList(
-            nn.Sequential(NORMS[norm](width), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width)) for _ in range(depth)
+            nn.Sequential(NORMS[norm](width), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
+            for _ in range(depth)
         )
-        self.outlet = nn.Linear(width, d_out)
+        self.outlet = nn.Linear(width, 10)
         self.branch = branch
 
     def forward(self, x: Tensor) -> Tensor:
@@ -142,7 +151,9 @@ class Residual(nn.Module):
 class AutoEncoder(nn.Module):
     """An encoder and a decoder of ``depth`` layers each around a narrow code."""
 
-    def __init__(self, depth: int, act: str, code: int = 12, width: int = 48, *, functional: bool = False, norm: str = "") -> None:
+    def __init__(
+        self, depth: int, act: str, code: int = 12, width: int = 48, *, functional: bool = False, norm: str = ""
+    ) -> None:
         super().__init__()
         self.encoder = Stack([64] + [width] * (depth - 1) + [code], act, functional=functional, norm=norm)
         self.decoder = Stack([code] + [width] * (depth - 1) + [64], act, functional=functional, norm=norm)

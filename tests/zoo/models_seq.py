@@ -15,7 +15,7 @@ def orthogonal(weight: Tensor, radius: float) -> None:
 
 
 class Fused(nn.Module):
-    """``nn.RNN`` (``tanh`` or ``relu``), ``nn.GRU`` or ``nn.LSTM`` over numbers, or over characters if ``vocab`` is given."""
+    """``nn.RNN`` (``tanh``, ``relu``), ``nn.GRU`` or ``nn.LSTM`` over numbers, or characters if ``vocab`` is given."""
 
     def __init__(
         self,
@@ -185,7 +185,9 @@ class OwnTransformer(nn.Module):
 class TorchTransformer(nn.Module):
     """``nn.TransformerEncoder`` over characters, causal; post-norm unless ``first``."""
 
-    def __init__(self, vocab: int, width: int = 32, layers: int = 2, length: int = 24, drop: float = 0.0, *, first: bool = True) -> None:
+    def __init__(
+        self, vocab: int, width: int = 32, layers: int = 2, length: int = 24, drop: float = 0.0, *, first: bool = True
+    ) -> None:
         super().__init__()
         self.embed = nn.Embedding(vocab, width)
         self.place = nn.Parameter(0.02 * torch.randn(length, width))

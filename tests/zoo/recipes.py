@@ -83,11 +83,25 @@ def upto(prefix: str, stop: int, start: int = 0) -> tuple[str, ...]:
 
 
 def on_digits(
-    seed: int, model: nn.Module, kind: str = "sgd", lr: float = 0.1, size: int = 64, times: float = 1.0, clip: float | None = None, **options: Any
+    seed: int,
+    model: nn.Module,
+    kind: str = "sgd",
+    lr: float = 0.1,
+    size: int = 64,
+    *,
+    times: float = 1.0,
+    clip: float | None = None,
+    **options: Any,
 ) -> Run:
     """Classify digits."""
     x, y = data.digits()
-    return Run(model, optimizer(model.parameters(), kind, lr, **options), data.batches(x * times, y, size, seed), cross_entropy, clip)
+    return Run(
+        model,
+        optimizer(model.parameters(), kind, lr, **options),
+        data.batches(x * times, y, size, seed),
+        cross_entropy,
+        clip,
+    )
 
 
 def stack(
@@ -96,8 +110,8 @@ def stack(
     width: int = 48,
     act: str = "relu",
     init: str = "torch",
-    gain: float = 1.0,
     *,
+    gain: float = 1.0,
     functional: bool = False,
     norm: str = "",
     drop: float = 0.0,
@@ -108,7 +122,16 @@ def stack(
     return on_digits(seed, models.reset(model, init, gain), **rest)
 
 
-def images(seed: int, init: str = "torch", gain: float = 1.0, kind: str = "momentum", lr: float = 0.05, size: int = 32, **rest: Any) -> Run:
+def images(
+    seed: int,
+    init: str = "torch",
+    gain: float = 1.0,
+    *,
+    kind: str = "momentum",
+    lr: float = 0.05,
+    size: int = 32,
+    **rest: Any,
+) -> Run:
     """Convolutions on digits; options of the model and of the optimizer may be mixed."""
     names = ("depth", "width", "act", "functional", "norm", "shortcut", "branch")
     model = models.Images(**{key: rest.pop(key) for key in names if key in rest})
@@ -121,12 +144,12 @@ def tabular(
     depth: int = 2,
     width: int = 32,
     act: str = "relu",
+    *,
     init: str = "torch",
     gain: float = 1.0,
     kind: str = "adam",
     lr: float = 3e-3,
     size: int = 32,
-    *,
     standardise: bool = True,
     functional: bool = False,
     norm: str = "",
@@ -142,15 +165,28 @@ def tabular(
     return Run(model, optimizer(model.parameters(), kind, lr, **options), data.batches(x, y, size, seed), loss)
 
 
-def echoing(seed: int, model: nn.Module, length: int, lr: float = 3e-3, kind: str = "adam", lag: int | None = None, clip: float | None = 1.0) -> Run:
+def echoing(
+    seed: int,
+    model: nn.Module,
+    length: int,
+    lr: float = 3e-3,
+    kind: str = "adam",
+    *,
+    lag: int | None = None,
+    clip: float | None = 1.0,
+) -> Run:
     """Remember a class over noisy frames."""
     return Run(model, optimizer(model.parameters(), kind, lr), data.echo(32, length, seed, lag), cross_entropy, clip)
 
 
-def writing(seed: int, model: nn.Module, kind: str = "adam", lr: float = 3e-3, size: int = 16, length: int = 24, **rest: Any) -> Run:
+def writing(
+    seed: int, model: nn.Module, kind: str = "adam", lr: float = 3e-3, size: int = 16, *, length: int = 24, **rest: Any
+) -> Run:
     """Predict the next character of a text."""
     clip = rest.pop("clip", None)
-    return Run(model, optimizer(model.parameters(), kind, lr, **rest), data.windows(size, length, seed), cross_entropy, clip)
+    return Run(
+        model, optimizer(model.parameters(), kind, lr, **rest), data.windows(size, length, seed), cross_entropy, clip
+    )
 
 
 def transformer(seed: int, kind: str = "adamw", lr: float = 3e-3, **rest: Any) -> Run:
@@ -171,7 +207,15 @@ def pretrained(model: nn.Module, seed: int, steps: int = 60, lr: float = 3e-3) -
     return model
 
 
-def odd_batch(run: Run, at: int | None, inputs: float = 1.0, targets: float = 1.0, rows: int | None = None, until: int | None = None) -> Run:
+def odd_batch(
+    run: Run,
+    at: int | None,
+    *,
+    inputs: float = 1.0,
+    targets: float = 1.0,
+    rows: int | None = None,
+    until: int | None = None,
+) -> Run:
     """The run with one batch's inputs or targets multiplied, all rows or the first few."""
 
     def change(batch: Batch) -> Batch:

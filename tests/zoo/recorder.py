@@ -25,18 +25,20 @@ class Param:
     bad: bool = False
     weight_norm: float = 0.0
     variance: float = 0.0
+    grad_zero: float = 0.0
     moved: float = 0.0
 
 
 @dataclass
 class Unit:
-    """One activation module at one step: shares of units closed, of outputs zero, of inputs on the flat ends."""
+    """One activation module at one step: shares of zero outputs, closed units, flat units, inputs beyond 5."""
 
     name: str
     kind: str
     zero: float = 0.0
     closed: float = 0.0
     flat: float = 0.0
+    beyond5: float = 0.0
     bad: bool = False
 
 
@@ -114,7 +116,11 @@ def _param(name: str, parameter: Tensor) -> Param:
     kept.bad = not bool(weight.isfinite().all())
     if parameter.grad is not None:
         grad = parameter.grad.detach().to_dense().double()
-        kept.grad_norm, kept.grad_mean = float(grad.norm()), float(grad.abs().mean())
+        kept.grad_norm, kept.grad_mean, kept.grad_zero = (
+            float(grad.norm()),
+            float(grad.abs().mean()),
+            float((grad == 0).double().mean()),
+        )
         kept.bad = kept.bad or not bool(grad.isfinite().all())
     return kept
 
@@ -130,6 +136,7 @@ def _unit(name: str, module: nn.Module, inputs: Tensor, out: Tensor) -> Unit:
         zero=float((out == 0).float().mean()),
         closed=float((by_unit.mean(0) == 1).float().mean()),
         flat=float((flat.mean(0) == 1).float().mean()),
+        beyond5=float((inputs.abs() >= 5).float().mean()),
         bad=not bool(out.isfinite().all()),
     )
 

@@ -62,7 +62,8 @@ def watched(run: Any, steps: int) -> tuple[list[Alarm], list[float]]:
     with gradwatch.watch(run.model, optimizers, writers=[]) as watch:
         losses = loop.train(run, steps, loop.Watching(watch))
     alarms = [
-        Alarm(i.step, str(i.kind), i.causes[0].name if i.causes else "", tuple(i.layers), i.message) for i in watch.incidents
+        Alarm(i.step, str(i.kind), i.causes[0].name if i.causes else "", tuple(i.layers), i.message)
+        for i in watch.incidents
     ]
     return alarms, losses
 
@@ -162,7 +163,9 @@ def chosen_modules(args: argparse.Namespace) -> list[str]:
         try:
             importlib.import_module("zoo.blind")
         except ModuleNotFoundError as error:
-            raise SystemExit("--blind: tests/zoo/blind.py is not here; it is written by others than the detectors' authors") from error
+            raise SystemExit(
+                "--blind: tests/zoo/blind.py is not here; it is written by others than the detectors' authors"
+            ) from error
         return ["zoo.blind"]
     return ["zoo.corpus", *(public(args.public) if args.public else [])]
 
@@ -186,7 +189,9 @@ def main() -> None:
     figures = judge(outcomes)
     lines = remarks(outcomes, verbose=args.verbose)
     lines += cause_remarks(outcomes) if args.causes else []
-    lines += [f"  ERROR  {line}" for line in figures["errors"]] + [f"  CHANGED {key}" for key in figures["changed_training"]]
+    lines += [f"  ERROR  {line}" for line in figures["errors"]] + [
+        f"  CHANGED {key}" for key in figures["changed_training"]
+    ]
     print("\n".join(lines))
     if args.json:
         Path(args.json).write_text(json.dumps({"figures": figures, "runs": [asdict(o) for o in outcomes]}, indent=1))

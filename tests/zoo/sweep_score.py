@@ -44,7 +44,8 @@ def work(job: tuple[int, int]) -> list[Judged]:
     torch.set_num_threads(1)
     sweep = sweeps.SWEEPS[index]
     return [
-        judge(sweep, seed, level, score.watched(sweep.start(seed, level.level), sweep.steps)[0]) for level in sweeps.measure(sweep, seed)
+        judge(sweep, seed, level, score.watched(sweep.start(seed, level.level), sweep.steps)[0])
+        for level in sweeps.measure(sweep, seed)
     ]
 
 
@@ -68,14 +69,27 @@ def lines(judged: list[Judged], *, verbose: bool) -> list[str]:
     for j in judged:
         wrong = (j.verdict == "harmful" and not j.named) or (j.verdict == "harmless" and j.caught)
         if wrong or verbose:
-            mark = "ok    " if not wrong else "MISS  " if not j.caught else "NAME  " if j.verdict == "harmful" else "ALARM "
-            told.append(f"  {mark} {j.sweep}.{j.seed} {j.level:g} ({j.verdict}, keeps {max(j.kept, -9.99):.0%}): {', '.join(j.said[:3]) or 'nothing'}")
+            mark = (
+                "ok    "
+                if not wrong
+                else "MISS  "
+                if not j.caught
+                else "NAME  "
+                if j.verdict == "harmful"
+                else "ALARM "
+            )
+            said = ", ".join(j.said[:3]) or "nothing"
+            told.append(
+                f"  {mark} {j.sweep}.{j.seed} {j.level:g} ({j.verdict}, keeps {max(j.kept, -9.99):.0%}): {said}"
+            )
     return told
 
 
 def main(args: argparse.Namespace) -> None:
     """Run all sweeps, or those that are named."""
-    chosen = [i for i, sweep in enumerate(sweeps.SWEEPS) if not args.only or any(word in sweep.name for word in args.only)]
+    chosen = [
+        i for i, sweep in enumerate(sweeps.SWEEPS) if not args.only or any(word in sweep.name for word in args.only)
+    ]
     began = time.time()
     jobs = [(index, seed) for seed in args.seeds for index in chosen]
     judged = [j for part in score.run_all(jobs, work, args.jobs) for j in part]
@@ -83,5 +97,8 @@ def main(args: argparse.Namespace) -> None:
     table = figures(judged)
     if args.json:
         Path(args.json).write_text(json.dumps({"figures": table, "levels": [asdict(j) for j in judged]}, indent=1))
-    print(f"{len(chosen)} sweeps in {time.time() - began:.0f} s: " + " ".join(f"{key}={value}" for key, value in table.items()))
+    print(
+        f"{len(chosen)} sweeps in {time.time() - began:.0f} s: "
+        + " ".join(f"{key}={value}" for key, value in table.items())
+    )
     sys.exit(0)

@@ -93,15 +93,21 @@ def text_rnn(seed: int, clip: float) -> Run:
 
 
 SWEEPS = (
-    Sweep("sgd_rate_up", DIVERGES, (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0), lambda s, v: stack(s, 3, 48, init="he", kind="sgd", lr=v)),
-    Sweep("momentum_rate_up_convs", DIVERGES, (0.02, 0.04, 0.1, 0.3, 1.0, 3.0, 10.0), lambda s, v: images(s, "he", depth=4, lr=v), 100),
-    Sweep("adam_rate_up", (*DIVERGES, "saturation"), powers(-3, 2), lambda s, v: stack(s, 3, 48, "gelu", kind="adam", lr=v)),
-    Sweep("adam_rate_up_transformer", DIVERGES, (1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0), lambda s, v: transformer(s, lr=v), 100),
+    Sweep("sgd_rate_up", DIVERGES, (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0),
+          lambda s, v: stack(s, 3, 48, init="he", kind="sgd", lr=v)),
+    Sweep("momentum_rate_up_convs", DIVERGES, (0.02, 0.04, 0.1, 0.3, 1.0, 3.0, 10.0),
+          lambda s, v: images(s, "he", depth=4, lr=v), 100),
+    Sweep("adam_rate_up", (*DIVERGES, "saturation"), powers(-3, 2),
+          lambda s, v: stack(s, 3, 48, "gelu", kind="adam", lr=v)),
+    Sweep("adam_rate_up_transformer", DIVERGES, (1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0),
+          lambda s, v: transformer(s, lr=v), 100),
     Sweep("sgd_rate_down", ("stalled",), powers(-1, -7), lambda s, v: stack(s, 2, 64, kind="momentum", lr=v)),
-    Sweep("adam_rate_down", ("stalled",), (1e-2, *powers(-3, -8)), lambda s, v: tabular(s, "breast_cancer", kind="adam", lr=v)),
-    Sweep("relu_init_up", DIVERGES, (1.0, 1.2, 1.4, 1.6, 1.8, 2.5, 5.0), lambda s, v: stack(s, 8, 48, init="he", gain=v, kind="sgd", lr=0.01)),
+    Sweep("adam_rate_down", ("stalled",), (1e-2, *powers(-3, -8)),
+          lambda s, v: tabular(s, "breast_cancer", kind="adam", lr=v)),
+    Sweep("relu_init_up", DIVERGES, (1.0, 1.2, 1.4, 1.6, 1.8, 2.5, 5.0),
+          lambda s, v: stack(s, 8, 48, init="he", gain=v, kind="sgd", lr=0.01)),
     Sweep("tanh_init_down", ("vanishing", "stalled"), (1.0, 0.8, 0.6, 0.4, 0.2, 0.1, 0.03),
-          lambda s, v: stack(s, 8, 48, "tanh", "xavier", v, kind="momentum", lr=0.03)),
+          lambda s, v: stack(s, 8, 48, "tanh", "xavier", gain=v, kind="momentum", lr=0.03)),
     Sweep("sigmoid_depth", ("vanishing", "stalled"), (1, 2, 3, 4, 6, 8, 12),
           lambda s, v: stack(s, int(v), 48, "sigmoid", "xavier", kind="momentum", lr=0.1), 250),
     Sweep("recurrent_radius_down", ("vanishing",), (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.3), biased_cell, 200),
@@ -110,15 +116,17 @@ SWEEPS = (
           lambda s, v: stack(s, 3, 48, init="he", times=v, kind="sgd", lr=0.05)),
     Sweep("inputs_up_tanh", ("input_scale", "saturation", "vanishing", *DIVERGES), powers(0, 6),
           lambda s, v: stack(s, 3, 48, "tanh", "xavier", times=v, kind="sgd", lr=0.05)),
-    Sweep("relu_bias_down", ("dead_relu",), (0.0, -0.5, -1.0, -2.0, -4.0, -8.0, -16.0), lambda s, v: dead_stack(s, 1, v)),
+    Sweep("relu_bias_down", ("dead_relu",), (0.0, -0.5, -1.0, -2.0, -4.0, -8.0, -16.0),
+          lambda s, v: dead_stack(s, 1, v)),
     Sweep("clip_down", ("stalled",), (1.0, 0.3, 0.1, 0.03, 0.01, 1e-3, 1e-5), text_rnn),
     Sweep("adam_eps_up", ("stalled",), powers(-8, 4)[::2], lambda s, v: stack(s, 3, 48, kind="adam", lr=2e-3, eps=v)),
     Sweep("outlier_batch_up", ("data_outlier", "input_scale", *DIVERGES), powers(0, 7), outlier, 140),
     Sweep("outlier_targets_up", ("data_outlier", "input_scale", *DIVERGES), powers(0, 6), odd_target, 140),
-    Sweep("rate_jump_up", DIVERGES, (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0), lambda s, v: jumping(s, "convs", v, 60), 120),
+    Sweep("rate_jump_up", DIVERGES, (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0),
+          lambda s, v: jumping(s, "convs", v, 60), 120),
     Sweep("branch_up", DIVERGES, (0.2, 0.3, 0.4, 0.5, 0.6, 1.0, 3.0), branches, 100),
     Sweep("tanh_gain_up", ("saturation", "vanishing", *DIVERGES), (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0),
-          lambda s, v: stack(s, 4, 40, "tanh", "xavier", v, kind="sgd", lr=0.05)),
+          lambda s, v: stack(s, 4, 40, "tanh", "xavier", gain=v, kind="sgd", lr=0.05)),
     Sweep("half_loss_scale_up", ("nonfinite", "exploding"), tuple(2.0**k for k in (0, 6, 10, 13, 16, 20, 24)),
           lambda s, v: half(s, models.Stack([64, 48, 48, 10], "tanh"), v, 0.2), 120, scales_loss=True),
 )  # fmt: skip
@@ -147,7 +155,10 @@ def assess(losses: dict[float, list[float]], steps: int) -> list[Level]:
 
 def measure(sweep: Sweep, seed: int) -> list[Level]:
     """Train all levels of a sweep, unwatched."""
-    return assess({level: losses_of(sweep, level, loop.train(sweep.start(seed, level), sweep.steps)) for level in sweep.levels}, sweep.steps)
+    return assess(
+        {level: losses_of(sweep, level, loop.train(sweep.start(seed, level), sweep.steps)) for level in sweep.levels},
+        sweep.steps,
+    )
 
 
 def losses_of(sweep: Sweep, level: float, losses: list[float]) -> list[float]:

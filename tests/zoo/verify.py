@@ -6,7 +6,7 @@ How a label is proved is the scenario's ``check``:
   nonfinite  the first non-finite number appears at the onset, and none in the twin
   dead       nine tenths of the faulty layers' units stay below zero for whole batches, to the end; not in the twin
   saturated  four fifths of the faulty layers' outputs are beyond 5 in the steps after the onset; not in the twin
-  unmoved    the faulty layers' gradients are absent or zero, or no optimizer owns them, from the onset on; not in the twin
+  unmoved    from the onset on the faulty layers get no gradient but zero, or no optimizer owns them; not in the twin
   spike      gradient norm or loss is 20 times its median at the onset; not in the twin
 Healthy runs and twins:
   loss       the loss falls by a tenth
@@ -130,7 +130,11 @@ def healthy_complaint(check: str, m: Measured) -> str:
     if m.first_bad is not None and m.run.scaler is None:
         return f"non-finite at step {m.first_bad}"
     if check == "floor":
-        return "" if m.last <= 1.1 * max(m.losses[0], fmean(m.losses[:10])) else f"rises from {m.losses[0]:.3g} to {m.last:.3g}"
+        return (
+            ""
+            if m.last <= 1.1 * max(m.losses[0], fmean(m.losses[:10]))
+            else f"rises from {m.losses[0]:.3g} to {m.last:.3g}"
+        )
     if check == "bounded":
         return "" if max(m.losses) <= 20 * abs(m.losses[0]) else f"loss up to {max(m.losses):.3g}"
     return "" if m.gain > 0.1 else f"loss {m.losses[0]:.4g} to {m.last:.4g} only"
@@ -144,9 +148,15 @@ def faulty_complaint(scenario: Scenario, bad: Measured, good: Measured | None) -
     check = scenario.check
     if check in ("loss", "own"):
         share = 0.0 if good is None else kept(bad, good, own=check == "own")
-        return "" if share < 0.5 else f"keeps {share:.0%} of the twin's improvement ({bad.losses[0]:.3g} to {bad.last:.3g})"
+        return (
+            ""
+            if share < 0.5
+            else f"keeps {share:.0%} of the twin's improvement ({bad.losses[0]:.3g} to {bad.last:.3g})"
+        )
     if check == "nonfinite":
-        return "" if bad.first_bad is not None and onset <= bad.first_bad <= onset + 2 else f"first bad at {bad.first_bad}"
+        return (
+            "" if bad.first_bad is not None and onset <= bad.first_bad <= onset + 2 else f"first bad at {bad.first_bad}"
+        )
     if check == "spike":
         jumps = bad.jump(onset), 0.0 if good is None else good.jump(onset)
         return "" if jumps[0] > 20 > jumps[1] else f"jumps by {jumps[0]:.3g}, the twin by {jumps[1]:.3g}"
@@ -168,7 +178,7 @@ def verify(scenario: Scenario, seed: int) -> tuple[str, float]:
         return healthy_complaint(scenario.check, first), first.seconds
     complaints = [faulty_complaint(scenario, first, good)]
     if good:
-        complaints.append("twin: ".join(["", text]) if (text := healthy_complaint("loss", good)) else "")
+        complaints.append(f"twin: {text}" if (text := healthy_complaint("loss", good)) else "")
     return "; ".join(filter(None, complaints)), max(first.seconds, good.seconds if good else 0.0)
 
 
@@ -187,8 +197,12 @@ def main() -> None:
             complaint, seconds = verify(scenario, seed)
             checked += 1
             wrong += bool(complaint)
+            mark = "WRONG" if complaint else "ok   "
             if complaint or args.verbose or seconds > SLOW_SECONDS:
-                print(f"{'WRONG' if complaint else 'ok   '} {scenario.name}.{seed} ({scenario.label}) {seconds:.1f} s {complaint}", flush=True)
+                print(
+                    f"{mark} {scenario.name}.{seed} ({scenario.label}) {seconds:.1f} s {complaint}",
+                    flush=True,
+                )
     print(f"{checked} checked, {wrong} wrong")
     sys.exit(1 if wrong else 0)
 
