@@ -16,6 +16,9 @@ FOLLOWS = 50
 batch is over at once: what it leaves behind shows within :data:`CLEAN_STEPS`."""
 
 _SILENT = frozenset({"vanishing", "dead_relu", "saturation", "stalled"})
+LONG_AFTER = 100
+"""The same after steps of a wild size: what they have done to the weights may show only later."""
+
 _LAG = 10
 """Steps by which a consequence may be seen earlier than what it follows from."""
 
@@ -111,7 +114,9 @@ def _began(incident: Incident) -> int:
 
 def _lasts(kind: str) -> int:
     """For how many steps something may follow from an incident of this kind."""
-    return CLEAN_STEPS if kind == "data_outlier" else FOLLOWS
+    if kind == "data_outlier":
+        return CLEAN_STEPS
+    return LONG_AFTER if kind in ("lr_too_high", "exploding", "input_scale") else FOLLOWS
 
 
 def _remember(root: _Root, incident: Incident) -> None:

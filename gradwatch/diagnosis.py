@@ -75,7 +75,7 @@ RULES: Mapping[str, tuple[Rule, ...]] = {
         units.saturated_by_weights,
         depth.growing_weights,
         units.unscaled_logits,
-        rate.lr_too_high,
+        units.saturated_by_rate,
         wiring.unsuited_loss,
         units.bounded_activations,
     ),

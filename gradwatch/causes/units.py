@@ -104,6 +104,29 @@ def saturated_by_weights(incident: Incident, record: StepRecord, model: ModelInf
     )
 
 
+def saturated_by_rate(incident: Incident, record: StepRecord, _model: ModelInfo) -> Cause | None:
+    """Steps of a wild size have pushed the values out to the flat ends."""
+    facts = incident.evidence
+    ratio = facts.get("largest_update", math.nan)
+    if facts.get("rule") not in ("learned", "leapt") or not ratio >= _BOLD:
+        return None
+    rate = f", at a learning rate of {record.lr:.3g}" if math.isfinite(record.lr) else ""
+    return Cause(
+        name="lr_too_high",
+        confidence=0.7,
+        evidence=f"{facts['activation']} was well at the start; one update has been {number(ratio)} times as large as "
+        f"the weights (about 0.001 is usual){rate}",
+        remedies=(
+            Remedy(
+                action="a lower learning rate, or a warm-up over the first few hundred steps",
+                reason="no step then pushes whole layers to their flat ends",
+                snippet='for group in optimizer.param_groups: group["lr"] /= 10',
+            ),
+            NORMALISE,
+        ),
+    )
+
+
 def unscaled_logits(incident: Incident, _record: StepRecord, _model: ModelInfo) -> Cause | None:
     """A softmax that is sure before anything was learnt: its inputs are too large (Vaswani et al., 2017)."""
     facts = incident.evidence
@@ -111,7 +134,7 @@ def unscaled_logits(incident: Incident, _record: StepRecord, _model: ModelInfo) 
         return None
     return Cause(
         name="unscaled_logits",
-        confidence=0.8,
+        confidence=0.8 if facts["rule"] == "from_the_start" else 0.45,
         evidence=f"{facts['activation']} gives one choice more than 99 % in {percent(facts['share'])} of its rows, "
         + ("before anything was learnt" if facts["rule"] == "from_the_start" else "and the loss is far from low"),
         remedies=(

@@ -129,8 +129,8 @@ class LrTooHighDetector:
         A small initial weight is replaced by its first updates, as it should be: it counts as one of common size.
         """
         state.update = self._weights.typical_update(record, state.update)
-        if record.update_ratio is not None and state.update > 0:
-            state.usual = state.update if state.usual == 0 else state.usual**0.7 * state.update**0.3
+        if record.update_ratio is not None:
+            state.usual = state.update if state.usual == 0 else state.usual**0.7 * max(state.update, 0.0) ** 0.3
         if state.replaced and record.loss is not None:
             state.worse = state.worse + 1 if record.loss >= state.before else 0
         if record.update_ratio is not None:

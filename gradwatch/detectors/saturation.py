@@ -127,7 +127,7 @@ def _judge(calls: Calls, rows: dict[str, int], state: _SaturationState) -> tuple
     choices = [name for name in early if kinds[rows[name]] == "Softmax"]
     ripe = [name for name in early if name not in choices and state.learning.hardly(FROM_THE_START)]
     if state.learning.slow(STALLED_STEPS) or state.progress.since >= STALLED_STEPS:
-        ripe += [name for name in choices if calls.seen.saturated_share[rows[name]] >= SURE]
+        ripe += choices if _all_sure(calls) else []
     wide = {name for name in early if kinds[rows[name]] != "Softmax" and calls.seen.in_std[rows[name]] >= FAR_OUT}
     far = [name for name in early if state.looks[name] > PROBES and name in wide]
     # One layer of several may be beyond help, and the rest still learn.
@@ -140,6 +140,12 @@ def _judge(calls: Calls, rows: dict[str, int], state: _SaturationState) -> tuple
     outputs = [name for name in lasting if rows[name] > last]
     gone = state.lost >= GONE and state.learning.poor(FROM_THE_START)
     return "output", outputs if stands or gone or state.learning.hardly(FROM_THE_START) else []
+
+
+def _all_sure(calls: Calls) -> bool:
+    """Whether no choice in the model is open any more."""
+    rows = [row for row in calls.plan.bounded.tolist() if calls.seen.kinds[row] == "Softmax"]
+    return bool((calls.seen.saturated_share[rows] >= SURE).all())
 
 
 def _saturation(record: StepRecord, calls: Calls, rows: dict[str, int], state: _SaturationState, rule: str) -> Incident:

@@ -256,6 +256,6 @@ add("hourglass_batch_x1000", O, "one batch of images times 1000 at step 60, inpu
 add("sounds_batch_int16", O, "one batch of sounds as 16-bit integers at step 25, Nesterov", sounds,
     {"times": 32768.0, "at": 25, "kind": "nesterov", "lr": 5e-3}, {"times": 1.0, "kind": "nesterov", "lr": 5e-3},
     ONCE, check="spike", onset=25, accept=ODD, steps=100)  # fmt: skip
-add("stack_batch_x1e8", O, "three rows of a batch times 1e8 at step 90, GELU", odd_stack,
-    {"at": 90, "inputs": 1e8, "rows": 3}, {"at": None}, ONCE, check="spike", onset=90, accept=ODD,
+add("stack_batch_x1e8", O, "three rows of a batch times -1e8 at step 90, GELU", odd_stack,
+    {"at": 90, "inputs": -1e8, "rows": 3}, {"at": None}, ONCE, check="spike", onset=90, accept=ODD,
     steps=140)  # fmt: skip

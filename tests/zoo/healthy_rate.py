@@ -131,7 +131,7 @@ def fine_tuned(seed: int, kind: str, lr: float, steps: int) -> Run:
 
 def resized(seed: int, at: int) -> Run:
     """Batches of 8, from step ``at`` on of 128."""
-    run = stack(seed, 3, 64, kind="momentum", lr=0.01)
+    run = stack(seed, 3, 64, kind="momentum", lr=0.03)
     small, large = (data.batches(*data.digits(), size, seed) for size in (8, 128))
     run.batches = (next(small if step < at else large) for step in range(data.FOREVER))
     return run
@@ -220,7 +220,7 @@ add("ok_fine_tune_adam_1e-5", "a trained net, a deliberately tiny rate", fine_tu
     lr=1e-5, steps=250)  # fmt: skip
 add("ok_fine_tune_sgd_1e-4", "a trained net, a deliberately tiny rate", fine_tuned, 150, "floor", kind="sgd", lr=1e-4,
     steps=250)  # fmt: skip
-add("ok_resumed_adam", "resumed at a loss of 0.05 with the rate as it was", fine_tuned, 200, kind="adam", lr=1e-3,
+add("ok_resumed_adam", "resumed at a loss of 0.05 with the rate as it was", fine_tuned, 200, "floor", kind="adam", lr=1e-3,
     steps=120)  # fmt: skip
 add("ok_batch_size_change", "gradient noise falls by four at once", resized, 160, at=80)
 add("ok_loss_switch", "the loss changes its meaning and jumps", switching, 160, "bounded", at=80)
@@ -228,7 +228,7 @@ add("ok_domain_inverted", "all pixels are inverted at step 80", changing_data, 1
 add("ok_curriculum_noise", "the data become much harder at step 70", changing_data, 180, how="noisy", at=70)
 add("ok_curriculum_classes", "five new classes appear at step 70", changing_data, 180, how="classes", at=70)
 add("ok_accumulation_6", "six backward passes a step", accumulated, 120, parts=6)
-add("ok_noise_floor", "a plateau because nothing more can be learnt, batches of 4", noise_floor, 300)
+add("ok_noise_floor", "a plateau because nothing more can be learnt, batches of 4", noise_floor, 300, "floor")
 add("ok_adam_state_lost", "the optimizer's state is thrown away every 60 steps", forgetful_optimizer, 200, every=60)
 add("ok_batch_of_1", "gradient norms over orders of magnitude", stack, 300, depth=1, width=64, kind="sgd", lr=0.05,
     size=1)  # fmt: skip

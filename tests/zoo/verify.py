@@ -130,11 +130,8 @@ def healthy_complaint(check: str, m: Measured) -> str:
     if m.first_bad is not None and m.run.scaler is None:
         return f"non-finite at step {m.first_bad}"
     if check == "floor":
-        return (
-            ""
-            if m.last <= 1.1 * max(m.losses[0], fmean(m.losses[:10]))
-            else f"rises from {m.losses[0]:.3g} to {m.last:.3g}"
-        )
+        start = fmean(m.losses[:TAIL])
+        return "" if m.last <= 1.5 * start else f"rises from {start:.3g} to {m.last:.3g}"
     if check == "bounded":
         return "" if max(m.losses) <= 20 * abs(m.losses[0]) else f"loss up to {max(m.losses):.3g}"
     return "" if m.gain > 0.1 else f"loss {m.losses[0]:.4g} to {m.last:.4g} only"
