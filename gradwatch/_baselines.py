@@ -199,6 +199,10 @@ class Learning:
         """Whether so many steps have taken off less than a third of the first loss: bad guesses given up, no more."""
         return self.count >= steps and self.first > 0 and self.best > 2 / 3 * self.first
 
+    def nothing(self, steps: int) -> bool:
+        """Whether so many steps have taken off less than a twentieth of the first loss."""
+        return self.count >= steps and self.first > 0 and self.best > 0.95 * self.first
+
     def hardly(self, steps: int) -> bool:
         """Whether so many steps have taken off hardly anything of the first loss; a loss below zero has no share."""
         return self.count >= steps and self.first > 0 and self.best > (1 - HARDLY) * self.first

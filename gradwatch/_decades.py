@@ -11,7 +11,7 @@ SQUARABLE = 1e150
 
 def root_sum_square(norm: NDArray[np.float64]) -> float:
     """The total of several norms; NaN counts as nothing."""
-    return float(np.linalg.norm(np.nan_to_num(np.minimum(norm, SQUARABLE), nan=0.0)))
+    return float(np.linalg.norm(np.fmax(np.minimum(norm, SQUARABLE), 0.0)))
 
 
 def power(decades: float) -> float:

@@ -36,14 +36,20 @@ def take_away(handle: RemovableHandle) -> None:
 
 
 _ABOUT_US = "Using `torch.compile\\(module\\)` when there are global hooks on modules"
+_SAYS = _ABOUT_US.replace("\\", "")
 
 
 def _silence_torch() -> None:
     """Torch warns of process-wide hooks where a model is compiled in mid-run: those hooks are ours, and for one step.
 
-    Only where nobody has yet: a change of the filters makes Python forget which warnings it has shown.
+    Only where that is not silent yet: a change of the filters makes Python forget which warnings it has shown.
     """
-    if not any(message is not None and message.pattern == _ABOUT_US for _, message, *_ in warnings.filters):
+    matching = (
+        action
+        for action, message, category, module, _ in warnings.filters
+        if issubclass(UserWarning, category) and module is None and (message is None or message.match(_SAYS))
+    )
+    if next(matching, "default") != "ignore":
         warnings.filterwarnings("ignore", message=_ABOUT_US)
 
 

@@ -188,7 +188,7 @@ class Scene:
         if (calls := self._forward.of(record)) is None:
             return
         seen = calls.seen
-        known.carried_grad = float(np.nan_to_num(seen.carried_grad).max())
+        known.carried_grad = float(np.fmax(seen.carried_grad, 0.0).max())
         row, rms = calls.input_size()
         if row >= 0 and math.isfinite(rms):
             known.input_module, known.input_rms = seen.modules[row], rms

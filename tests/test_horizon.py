@@ -189,16 +189,22 @@ def test_a_run_that_has_learnt_something_is_told_so():
 
 def test_growth_needs_harm():
     """Ten thousandfold growth is an alarm where the loss stands still, none where it falls."""
-    assert found(profile(2.0), loss=lambda step: 0.99**step, steps=300) == []
-    (incident,) = found(profile(2.0), steps=300)
+    assert found(profile(1.45), loss=lambda step: 0.99**step, steps=300) == []
+    (incident,) = found(profile(1.45), steps=300)
     assert (incident.kind, incident.layers, incident.step) == ("exploding", ("rnn",), 60)
 
 
 def test_growth_with_a_jump_of_the_norm_is_told_sooner():
     """The norm need not wait for the loss."""
-    incidents = found(profile(2.0), norm=lambda step: 1e4 if step == 18 else 1.0)
+    incidents = found(profile(1.45), norm=lambda step: 1e4 if step == 18 else 1.0)
     assert [(i.kind, i.step) for i in incidents] == [("exploding", 20)]
     assert "jumped 2 steps ago" in incidents[0].message
+
+
+def test_growth_beyond_all_measure_needs_no_harm():
+    """A hundred-thousandfold growth at two looks is told although the loss still falls."""
+    (incident,) = found(profile(2.0), loss=lambda step: 0.99**step, steps=300)
+    assert (incident.kind, incident.step) == ("exploding", 10)
 
 
 def test_one_odd_batch_is_no_growth():

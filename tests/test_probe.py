@@ -92,7 +92,9 @@ FLAT_ENDS = {
 }
 
 
-@pytest.mark.parametrize("kind", ["ReLU", "ReLU6", "Sigmoid", "Tanh", "Hardtanh", "Softsign", "Softmax", "GELU", "SiLU"])
+@pytest.mark.parametrize(
+    "kind", ["ReLU", "ReLU6", "Sigmoid", "Tanh", "Hardtanh", "Softsign", "Softmax", "GELU", "SiLU"]
+)
 @pytest.mark.parametrize("channels_first", [False, True], ids=["linear", "conv"])
 def test_every_column_agrees_with_the_reference(kind, channels_first):
     """Of inputs small enough that all rows and units are looked at, means, spreads, shares and gradients, to 1e-5."""
@@ -119,7 +121,10 @@ def test_every_column_agrees_with_the_reference(kind, channels_first):
     assert act_row["out_std"] == pytest.approx(float(out.std(correction=0)), rel=1e-5)
     zero = (out == 0).double() if kind in ("ReLU", "ReLU6") else None
     flat = FLAT_ENDS[kind](out).double() if kind in FLAT_ENDS else None
-    for columns, table, full in ((("zero_share", "dead_share"), zero, 1.0), (("saturated_share", "saturated_units"), flat, 0.99)):
+    for columns, table, full in (
+        (("zero_share", "dead_share"), zero, 1.0),
+        (("saturated_share", "saturated_units"), flat, 0.99),
+    ):
         shares = (math.nan, math.nan) if table is None else (table.mean(), (table.mean(0) >= full).double().mean())
         for column, share in zip(columns, shares, strict=True):
             assert act_row[column] == pytest.approx(float(share), abs=1e-6, nan_ok=True)
@@ -134,7 +139,9 @@ def test_every_column_agrees_with_the_reference(kind, channels_first):
     assert math.isnan(row["out_mean"])
 
 
-@pytest.mark.parametrize(("batch", "steps"), [(64, 1000), (128, 300), (8, 1024), (96, 50), (256, 64), (17, 129), (300, 24)])
+@pytest.mark.parametrize(
+    ("batch", "steps"), [(64, 1000), (128, 300), (8, 1024), (96, 50), (256, 64), (17, 129), (300, 24)]
+)
 def test_rows_of_sequences_are_spread_over_time(batch, steps):
     """Every quarter of the sequence and of the batch gets its share of the rows that are looked at."""
     time = torch.arange(steps, dtype=torch.float32).repeat(batch, 1)
@@ -314,7 +321,7 @@ def test_gradients_of_outputs_that_are_changed_in_place(shape):
     a.retain_grad()
     b = plain.b(a + x)
     b.retain_grad()
-    run(lambda: b.relu())
+    run(b.relu)
     assert row_of(found, "a")["out_grad"] == pytest.approx(float(a.grad.norm()), rel=1e-5)
     assert row_of(found, "b", "Linear")["out_grad"] == pytest.approx(float(b.grad.norm()), rel=1e-5)
 
@@ -504,7 +511,7 @@ def test_a_derivative_inside_of_the_forward_pass():
         slope = torch.autograd.grad(u.sum(), x, create_graph=True)[0]
         return (u.square() + slope.square()).sum(), u
 
-    found = seen(model, lambda: loss()[0].backward())
+    found = seen(model, loss()[0].backward)
     total, u = loss()
     expected = torch.autograd.grad(total, u)[0].norm()
     assert row_of(found, "2")["out_grad"] == pytest.approx(float(expected), rel=1e-5)
@@ -554,7 +561,9 @@ def test_where_something_begins_the_next_steps_are_looked_at():
     """At once, although none is due."""
     model = nn.Linear(3, 2)
     with quiet_watch(model, probes=Probes(every=50)) as watch:
-        _steps(model, torch.optim.SGD(model.parameters(), lr=1e-3), 40, watch, lambda step: 100.0 if step == 20 else 1.0)
+        _steps(
+            model, torch.optim.SGD(model.parameters(), lr=1e-3), 40, watch, lambda step: 100.0 if step == 20 else 1.0
+        )
     assert looked_at(watch) == [1, 2, 3, 4, 21, 22, 23]
 
 
@@ -645,7 +654,10 @@ def test_a_failure_is_told_once_and_later_gaps_are_explained(monkeypatch):
     model = nn.Linear(3, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     monkeypatch.setattr("gradwatch._probe.first_tensor", lambda _: 1 / 0)
-    with pytest.warns(gradwatch.GradwatchWarning, match="the forward probe failed at module ''"), quiet_watch(model) as watch:
+    with (
+        pytest.warns(gradwatch.GradwatchWarning, match="the forward probe failed at module ''"),
+        quiet_watch(model) as watch,
+    ):
         _steps(model, optimizer, 5)
     assert watch.step == 5
     assert "failed" in watch.history[3].unavailable[0].because

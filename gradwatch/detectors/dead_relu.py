@@ -63,7 +63,7 @@ class DeadReluDetector(Remembering[_DeadState]):
         state.learning.update(record.loss)
         state.progress.update(record.loss)
         if record.weight_norm is not None:
-            state.zero = [n.module for n, w in zip(record.layers, record.weight_norm.tolist(), strict=True) if w == 0]
+            state.zero = [record.layers[index].module for index in np.flatnonzero(record.weight_norm == 0).tolist()]
         if (calls := self._forward.of(record)) is None:
             return []
         found = {layer.activation: layer for layer in (*_silent_layers(calls), *_starved_layers(calls, state))}

@@ -119,7 +119,7 @@ class LrTooHighDetector:
         if findings or state.streaks.lasted:
             state.streaks.update(dict.fromkeys(findings, 0.0))
             ripe = state.streaks.ripe(_PATIENCE)
-        if state.episode.begins(symptom=bool(findings), alarm=bool(ripe)):
+        if state.episode.begins(symptom=bool(findings) or state.usual >= RESTLESS, alarm=bool(ripe)):
             return [findings[ripe[0]]()]
         return []
 

@@ -30,6 +30,9 @@ CRAWLED = 0.2
 """The same over all matrices together, for weights that are as they were initialised, while the loss is too: they have
 not begun to learn."""
 
+CREPT = 0.4
+"""The same where the loss has not moved at all."""
+
 CRAWLING_STEPS = 90
 """Steps in which they should have."""
 
@@ -106,7 +109,11 @@ class StalledDetector:
         state.way += state.together
         state.learning.update(record.loss)
         at_rest = state.update < (CREEPING if state.fresh else MOTIONLESS) and state.path < MOVED
-        crawls = state.fresh and 0 <= state.way < CRAWLED and state.learning.hardly(CRAWLING_STEPS)
+        learning, way = state.learning, state.way
+        crawls = (way < CRAWLED and learning.hardly(CRAWLING_STEPS)) or (
+            way < CREPT and learning.nothing(CRAWLING_STEPS)
+        )
+        crawls = crawls and state.fresh
         halted = state.update == 0 and record.lr == 0 and state.learning.hardly(STALLED_STEPS)
         still = at_rest or halted
         rises = _last(record, state, still=still)

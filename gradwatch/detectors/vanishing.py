@@ -46,6 +46,7 @@ class _VanishingState:
         looks: For how many looks in a row the signal itself has faded.
         signal: What the run began with.
         lost: Decades of it that are gone.
+        dying: Whether it has been seen to fade before it was gone.
         nothing: Steps since the first with gradients of exactly zero only; -1 as soon as there was another one.
         silent: For how many steps in a row each module in the midst of others has had a gradient of exactly zero.
         awake: Steps in a row in which every module had a gradient.
@@ -60,6 +61,7 @@ class _VanishingState:
     looks: Streaks = field(default_factory=Streaks)
     signal: Signal = field(default_factory=Signal)
     lost: float = -math.inf
+    dying: bool = False
     nothing: int = 0
     silent: dict[str, int] = field(default_factory=dict)
     awake: int = 0
@@ -133,7 +135,9 @@ class VanishingDetector:
 def _symptoms(profile: Profile, state: _VanishingState) -> list[_Symptom]:
     """Every way in which the signal of this step is weak somewhere."""
     trend = _fading(profile, state)
-    if state.lost >= GONE and state.learning.hardly(NOTHING_STEPS) and profile.modules:
+    state.dying = state.dying or 1 < state.lost < math.inf
+    # What is switched off from one step to the next has not died away.
+    if state.lost >= GONE and state.dying and state.learning.hardly(NOTHING_STEPS) and profile.modules:
         trend = [_Symptom("gone", profile.modules, state.lost, profile.modules[-1], GONE)]
     if profile.highest == -math.inf:
         state.silent = {}

@@ -225,10 +225,10 @@ add("weak_shortcuts", V, "14 residual blocks whose shortcut is multiplied by 0.2
 add("sigmoid_convs_functional", V, "7 convolutions with torch.sigmoid in forward", images,
     {"depth": 7, "act": "sigmoid", "functional": True}, {"depth": 7, "norm": True},
     ("saturating_activations", "no_normalisation"), steps=120, faulty_layers=upto("convs", 4))  # fmt: skip
-add("relu_default_init_24", V, "24 ReLU layers with torch's default (too small) init, Nesterov", stack,
-    {"depth": 24, "width": 64, "kind": "nesterov", "lr": 5e-3},
-    {"depth": 24, "width": 64, "init": "he", "kind": "nesterov", "lr": 5e-3},
-    ("small_weights", "no_normalisation", "no_shortcuts"), steps=150, faulty_layers=upto("linears", 14))  # fmt: skip
+add("relu_default_init_18", V, "18 ReLU layers with torch's default (too small) init, Nesterov", stack,
+    {"depth": 18, "width": 64, "kind": "nesterov", "lr": 0.01},
+    {"depth": 18, "width": 64, "init": "he", "kind": "nesterov", "lr": 0.01},
+    ("small_weights", "no_normalisation", "no_shortcuts"), steps=150, faulty_layers=upto("linears", 10))  # fmt: skip
 add("softsign_tower", V, "20 softsign layers of default init on breast_cancer", tabular,
     {"name": "breast_cancer", "depth": 20, "width": 24, "act": "softsign", "kind": "momentum", "lr": 0.01},
     {"name": "breast_cancer", "depth": 20, "width": 24, "act": "softsign", "kind": "momentum", "lr": 0.01,

@@ -1,0 +1,152 @@
+"""What detection costs at each step, and what the forward probe adds to the training step of a small CNN.
+
+    python tests/benchmarks/detection.py [--quick]
+
+One thread; medians of interleaved blocks. Detection is all default detectors and the diagnosis over healthy records as
+a run gives them: a loss that falls, weights and updates every 10 steps, the forward probe's rows every 20 steps. The
+probe's share is that of two watches on the same model, with and without probes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import statistics
+import time
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+import gradwatch
+from gradwatch._judges import Judges
+from gradwatch.detectors import default_detectors
+from gradwatch.records import ACTIVATION_COLUMNS, Activations, Layer, ModelInfo, Ownerless, StepRecord
+
+
+def records(num_layers: int, num_steps: int, *, probes: bool = True) -> list[StepRecord]:
+    """A healthy run of a chain of linear layers and ReLUs."""
+    rng = np.random.default_rng(0)
+    layers = tuple(Layer(f"fc{i}.weight", f"fc{i}", "Linear", (32, 32)) for i in range(num_layers))
+    names = tuple(name for i in range(num_layers) for name in (f"fc{i}", f"act{i}"))
+    kinds = ("Linear", "ReLU") * num_layers
+    found = []
+    for step in range(num_steps):
+        grad = np.exp(rng.normal(0, 0.3, num_layers))
+        total = float(np.linalg.norm(grad))
+        sampled, looked = step % 10 == 0, probes and (0 < step <= 4 or (step > 0 and step % 20 == 0))
+        found.append(
+            StepRecord(
+                step=step,
+                optimizer=0,
+                layers=layers,
+                grad_norm=grad,
+                num_nonfinite=np.zeros(num_layers, np.int64),
+                total_norm=total,
+                clipped_norm=total,
+                loss=2.3 * 0.995**step,
+                lr=0.1,
+                grad_max=grad if sampled else None,
+                weight_norm=np.full(num_layers, 3.2) if sampled else None,
+                update_ratio=np.full(num_layers, 1e-3) if sampled else None,
+                activations=_activations(names, kinds, rng) if looked else None,
+                ownerless=Ownerless((), np.empty(0)) if looked else None,
+            )
+        )
+    return found
+
+
+def _activations(names: tuple[str, ...], kinds: tuple[str, ...], rng: np.random.Generator) -> Activations:
+    num = len(names)
+    is_layer = np.arange(num) % 2 == 0
+    columns = {column: np.full(num, np.nan) for column in ACTIVATION_COLUMNS}
+    columns |= {"in_mean": np.zeros(num), "in_std": np.ones(num), "joined": np.ones(num)}
+    columns["from_data"] = (np.arange(num) == 0).astype(np.float64)
+    columns["zero_share"], columns["dead_share"] = (np.where(is_layer, np.nan, share) for share in (0.5, 0.1))
+    columns["out_grad"] = np.exp(rng.normal(0, 0.3, num))
+    return Activations(names, kinds, **columns)
+
+
+def detection(num_layers: int, num_steps: int) -> float:
+    """Microseconds a step: the mean over all steps, so that those of the probes count by their share."""
+    run, model = records(num_layers, num_steps), ModelInfo("Chain")
+    judges = Judges(default_detectors())
+    told = [incident for record in run[:20] for incident in judges.observe(record, model)]
+    start = time.perf_counter()
+    for record in run[20:]:
+        told += judges.observe(record, model)
+    seconds = time.perf_counter() - start
+    assert not told, told[0].message
+    return seconds / (num_steps - 20) * 1e6
+
+
+def cnn(width: int = 16) -> nn.Sequential:
+    """Four convolutions with BatchNorm and ReLU, and a head: 14 leaf modules."""
+    parts: list[nn.Module] = []
+    for given, out, stride in ((1, 1, 1), (1, 1, 1), (1, 2, 2), (2, 2, 1)):
+        channels = 1 if not parts else given * width
+        parts += [nn.Conv2d(channels, out * width, 3, stride, 1), nn.BatchNorm2d(out * width), nn.ReLU()]
+    return nn.Sequential(*parts, nn.Flatten(), nn.Linear(2 * width * 16, 10))
+
+
+def train(model: nn.Module, optimizer: torch.optim.Optimizer, num_steps: int) -> float:
+    """CPU seconds a step."""
+    x, y = torch.randn(64, 1, 8, 8), torch.randint(0, 10, (64,))
+    start = time.process_time()
+    for _ in range(num_steps):
+        optimizer.zero_grad()
+        functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+    return (time.process_time() - start) / num_steps
+
+
+def probes(*, blocks: int, steps: int) -> None:
+    """Print the probes' share of a training step, and what a probed step costs more than another."""
+    times: dict[str, list[float]] = {"bare": [], "without": [], "default": [], "every step": []}
+    options = {"without": False, "default": True, "every step": gradwatch.Probes(every=1, through_time=False)}
+    for _ in range(blocks):
+        for name, found in times.items():
+            gc.collect()
+            torch.manual_seed(0)
+            model = cnn()
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+            train(model, optimizer, 5)
+            if name == "bare":
+                found.append(train(model, optimizer, steps))
+                continue
+            with gradwatch.watch(model, writers=[], detectors=[], probes=options[name]):
+                train(model, optimizer, 10)
+                found.append(train(model, optimizer, steps))
+    bare = statistics.median(times["bare"])
+    for name in ("default", "every step"):
+        more = statistics.median(a - b for a, b in zip(times[name], times["without"], strict=True))
+        print(
+            f"probes, {name:<12} a small CNN's step of {bare * 1e3:.2f} ms takes {more * 1e6:6.0f} us more: "
+            f"{more / bare:.1%} (medians of {blocks} blocks of {steps} steps)",
+            flush=True,
+        )
+
+
+def main() -> None:
+    """Run both tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="fewer blocks")
+    quick = parser.parse_args().quick
+    torch.set_num_threads(1)
+    sizes = {150: 420, 1_000: 420, 10_000: 120, 100_000: 60}
+    found: dict[int, list[float]] = {num_layers: [] for num_layers in sizes}
+    for _ in range(3 if quick else 9):
+        for num_layers, num_steps in sizes.items():
+            found[num_layers].append(detection(num_layers, num_steps))
+    for num_layers, micros in found.items():
+        middle = statistics.median(micros)
+        print(
+            f"detection{num_layers:>9,} layers {middle:8.0f} us a step ({min(micros):.0f} to {max(micros):.0f}), "
+            f"{middle / num_layers * 1e3:.0f} ns a layer"
+        )
+    probes(blocks=5 if quick else 15, steps=100)
+
+
+if __name__ == "__main__":
+    main()
