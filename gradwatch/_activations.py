@@ -78,6 +78,7 @@ _Window = tuple[tuple[int, int, int], tuple[int, int, int]]
 @functools.lru_cache(maxsize=4096)
 def _window(shape: torch.Size, strides: tuple[int, ...], channels_first: bool, whole_rows: bool) -> _Window | None:  # noqa: FBT001
     """Sizes and strides of a sample's units, rows and pixels in memory; None where no strides can say it."""
+    rows: tuple[int, int] | None
     pixels: tuple[int, int] | None = (1, 1)
     if len(shape) > 2 and channels_first:  # noqa: PLR2004
         units, rows, pixels = (shape[1], strides[1]), (shape[0], strides[0]), _merged(shape[2:], strides[2:])

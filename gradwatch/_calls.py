@@ -77,14 +77,16 @@ class Call:
 
 def norm_of(gradient: Tensor) -> Tensor:
     """The quick way first, where looking is free; float64 for what float32 cannot square."""
+    norm: Tensor
     if gradient.dtype is torch.float32 and gradient.numel() <= _SHORT and on_host(gradient):
-        norm: Tensor = torch.linalg.vector_norm(gradient)
+        norm = torch.linalg.vector_norm(gradient)
         if _SQUARABLE < float(look(norm)) < math.inf:
             return norm
     if gradient.is_complex():
         gradient = torch.view_as_real(gradient.resolve_conj())
     wide = torch.float32 if gradient.device.type == "mps" else torch.float64  # which it does not have
-    return torch.linalg.vector_norm(gradient, dtype=wide).to(torch.float32)
+    norm = torch.linalg.vector_norm(gradient, dtype=wide)
+    return norm.to(torch.float32)
 
 
 def first_tensor(value: Any) -> Tensor | None:

@@ -158,7 +158,6 @@ class Monitor:
         """The backward pass with the partial steps is over: they were one step."""
         if (track := self._tracks.take_partial()) is not None and track.pending is not None:
             self._loss.hand_over(track.pending)
-            self._tracks.probing.hand_over(track.pending, track, moved=True)
             self._emit(track, moved=False)
 
     @event

@@ -77,8 +77,9 @@ class Tracks:
         """The track of the steps inside the backward pass that is over, with its measurement pending."""
         measurement = self._partial.take(self.layouts)
         track = None if measurement is None else self._track(self._inside, self._partial.layout(self.layouts))
-        if track is not None:
+        if track is not None and measurement is not None:
             track.pending = measurement
+            self.probing.hand_over(measurement, track, moved=True)
         return track
 
     def before_clip(self, gradients: list[Tensor], num_changes: int, clip: Clip | None, every: int) -> bool:

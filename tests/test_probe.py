@@ -511,7 +511,10 @@ def test_a_derivative_inside_of_the_forward_pass():
         slope = torch.autograd.grad(u.sum(), x, create_graph=True)[0]
         return (u.square() + slope.square()).sum(), u
 
-    found = seen(model, loss()[0].backward)
+    def step():
+        loss()[0].backward()
+
+    found = seen(model, step)
     total, u = loss()
     expected = torch.autograd.grad(total, u)[0].norm()
     assert row_of(found, "2")["out_grad"] == pytest.approx(float(expected), rel=1e-5)

@@ -65,7 +65,7 @@ class DisconnectedDetector(Remembering[_DisconnectedState]):
         found: list[Incident] = []
         if nothing.any() and not nothing.all():
             _follow(record, nothing, state)
-            if state.count >= WARM_STEPS and (calls := self._forward.of(record)) is not None:
+            if (calls := self._forward.of(record)) is not None:
                 found = _cut(record, calls, state)
         elif state.without:
             state.without, state.cut, state.weight = {}, {}, {}

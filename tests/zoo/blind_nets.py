@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -130,7 +131,7 @@ def series(size: int, seed: int, length: int = 24) -> Iterator[Batch]:
 
 
 def tagged(size: int, seed: int, length: int = 14) -> Iterator[Batch]:
-    """Noise with a mark at a random frame; for each frame whether it comes before the mark (0), is it, or comes after."""
+    """Noise with a mark at a random frame; for each frame whether it is before the mark (0), it, or after."""
     generator = data.rng(seed, 28)
     while True:
         at = torch.randint(2, length - 2, (size, 1), generator=generator)
@@ -142,7 +143,7 @@ def tagged(size: int, seed: int, length: int = 14) -> Iterator[Batch]:
 
 @lru_cache(None)
 def graph(nodes: int = 240) -> tuple[Tensor, Tensor, Tensor]:
-    """Digits as nodes, joined to their eight nearest: features, classes and the adjacency with loops, not normalised."""
+    """Digits as nodes, joined to their eight nearest: features, classes, and the adjacency with loops."""
     x, y = data.digits()
     x, y = x[:nodes], y[:nodes]
     near = torch.cdist(x, x).topk(9, largest=False).indices
@@ -217,7 +218,7 @@ class Hyper(nn.Module):
 
 
 class Flow(nn.Module):
-    """RealNVP in the plane; ``bound`` keeps log-scales within -1..1, ``std`` is that of the conditioners' last weights."""
+    """RealNVP in the plane; ``bound`` keeps log-scales within -1..1, ``std`` is that of the last weights."""
 
     def __init__(self, depth: int = 6, *, bound: bool = True, std: float = 0.0) -> None:
         super().__init__()
@@ -552,7 +553,7 @@ class Graph(nn.Module):
     def __init__(self, how: str = "mean", depth: int = 2, width: int = 32) -> None:
         super().__init__()
         sizes = [64] + [width] * (depth - 1) + [10]
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True))
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
         _, _, adjacency = graph()
         degree = adjacency.sum(1)
         mean = adjacency / (degree[:, None] * degree[None]).sqrt()
@@ -599,7 +600,7 @@ class Coded(nn.Module):
 
 
 def coded_loss(model: nn.Module, batch: Batch) -> Tensor:
-    """Reconstruction, and codes towards what the encoder says; where there is a straight-through path also commitment."""
+    """Reconstruction, codes towards the encoder's, and with a straight-through path commitment."""
     out, h, q = model(batch[0])
     loss = functional.mse_loss(out, batch[0]) + 0.1 * functional.mse_loss(q, h.detach())
     return loss + 0.02 * functional.mse_loss(h, q.detach()) if model.through else loss
@@ -688,3 +689,28 @@ def maml(model: nn.Module, batch: Batch) -> Tensor:
         weights = model.adapted(x[:half], y[:half])
         parts.append(functional.mse_loss(torch.func.functional_call(model.body, weights, (x[half:],)), y[half:]))
     return torch.stack(parts).mean()
+
+
+class Masked(nn.Linear):
+    """A linear layer some of whose weights are masked."""
+
+    def __init__(self, mask: Tensor) -> None:
+        super().__init__(mask.shape[1], mask.shape[0])
+        self.register_buffer("mask", mask)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Only through what the mask leaves."""
+        return functional.linear(x, self.weight * self.mask, self.bias)
+
+
+def autoregressive() -> nn.Module:
+    """MADE: an autoregressive model by masks; more than half of all weights never have a gradient."""
+    order, hidden = torch.arange(1, 65), torch.arange(96) % 63 + 1
+    inward, outward = (hidden[:, None] >= order[None]).float(), (order[:, None] > hidden[None]).float()
+    return nn.Sequential(Masked(inward), nn.ReLU(), Masked(outward))
+
+
+def next_pixels(model: nn.Module, batch: Batch) -> Tensor:
+    """Cross-entropy of each pixel given those before it."""
+    pixels = (batch[0] > 0.5).float()
+    return functional.binary_cross_entropy_with_logits(model(pixels), pixels)

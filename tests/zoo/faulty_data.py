@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from zoo import data, models, models_seq
 from zoo.core import Registry, Run
-from zoo.recipes import cross_entropy, images, odd_batch, on_digits, optimizer, rebuild, stack, tabular
+from zoo.recipes import cross_entropy, images, odd_batch, on_digits, optimizer, rebuild, stack, tabular, upto
 
 SCENARIOS = Registry()
 C, I, O = "disconnected", "input_scale", "data_outlier"  # noqa: E741
@@ -115,6 +115,14 @@ def new_head(seed: int, *, after: bool) -> Run:
     return run
 
 
+def zero_gains(seed: int, act: str, gain: float) -> Run:
+    """Residual convolutions whose branches begin with this gain before their activation."""
+    run = images(seed, depth=6, act=act, norm=True, shortcut=True)
+    for norm in run.model.norms[1:]:
+        nn.init.constant_(norm.weight, gain)
+    return run
+
+
 def looked_up(seed: int, *, cut: bool) -> Run:
     """Symbols looked up in an embedding's ``.data``."""
     model = models_seq.OwnTransformer(7, 24, 1, 2, 12)
@@ -181,7 +189,7 @@ def huber(seed: int, at: int | None, factor: float) -> Run:
 
 add = SCENARIOS.pair
 CUT = ("cut_graph",)
-LOWER = ("lower",)
+LOWER, BRANCHES = ("lower",), upto("convs", 6, 1)
 add("detach_between", C, "a stray detach between two parts", parts, {"between": "detach"}, {"between": ""}, CUT,
     check="unmoved", faulty_layers=LOWER, steps=120)  # fmt: skip
 add("numpy_round_trip", C, "a round trip through numpy cuts the graph", parts,
@@ -210,6 +218,10 @@ add("body_not_in_optimizer", C, "freshly initialised convolutions that the optim
     steps=120)  # fmt: skip
 add("head_replaced_too_late", C, "the head was replaced after the optimizer was made", new_head, {"after": True},
     {"after": False}, ("no_optimizer",), check="unmoved", faulty_layers=("linears.2",), steps=120)  # fmt: skip
+add("zero_gain_before_relu", C, "gains of zero before ReLU: no branch of a residual net ever gets a gradient",
+    zero_gains, {"act": "relu", "gain": 0.0}, {"act": "relu", "gain": 1.0},
+    ("zero_gradient_structural", "zero_weights"), check="unmoved", faulty_layers=(*BRANCHES, *upto("norms", 6, 1)),
+    accept=("vanishing", "dead_relu"), steps=100)  # fmt: skip
 add("embedding_data_lookup", C, "an embedding is looked up through its .data", looked_up, {"cut": True},
     {"cut": False}, CUT, check="unmoved", faulty_layers=("embed",), steps=150)  # fmt: skip
 

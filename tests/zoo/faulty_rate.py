@@ -128,10 +128,8 @@ add("rmsprop_1_wide", H, "RMSprop with lr 1", stack,
     {"width": 96, "act": "elu", "kind": "rmsprop", "lr": 1.0},
     {"width": 96, "act": "elu", "kind": "rmsprop", "lr": 1e-3}, HIGH, accept=(*DIVERGES, "saturation"),
     steps=120)  # fmt: skip
-add("adagrad_30", H, "Adagrad with lr 30", tabular,
-    {"name": "diabetes", "kind": "adagrad", "lr": 30.0},
-    {"name": "diabetes", "kind": "adagrad", "lr": 0.03}, HIGH,
-    accept=(*DIVERGES, "dead_relu"), steps=150)  # fmt: skip
+add("adagrad_30", H, "Adagrad with lr 30", tabular, {"name": "diabetes", "kind": "adagrad", "lr": 30.0},
+    {"name": "diabetes", "kind": "adagrad", "lr": 0.03}, HIGH, accept=(*DIVERGES, "dead_relu"), steps=150)  # fmt: skip
 add("nesterov_5_convs", H, "Nesterov with lr 5", images,
     {"depth": 3, "init": "he", "kind": "nesterov", "lr": 5.0},
     {"depth": 3, "init": "he", "kind": "nesterov", "lr": 0.03}, HIGH, accept=(*DIVERGES, "dead_relu"),

@@ -9,7 +9,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from zoo import data, models, models_seq
 from zoo.core import Batch, Registry, Run
-from zoo.faulty_data import rebuilding, sounds
+from zoo.faulty_data import rebuilding, sounds, zero_gains
 from zoo.faulty_signal import autoencoder, cell_loop, lstm_forgets
 from zoo.faulty_units import Squashed
 from zoo.recipes import (
@@ -161,11 +161,8 @@ def bounded_norms(seed: int) -> Run:
 
 
 def shut_gains(seed: int) -> Run:
-    """Residual convolutions whose last gains start at zero."""
-    run = images(seed, depth=6, norm=True, shortcut=True)
-    for norm in run.model.norms[1:]:
-        nn.init.zeros_(norm.weight)
-    return run
+    """Residual convolutions whose gains start at zero; GELU passes a gradient at zero, ReLU would not."""
+    return zero_gains(seed, "gelu", 0.0)
 
 
 def denoising(seed: int) -> Run:

@@ -220,8 +220,8 @@ add("ok_fine_tune_adam_1e-5", "a trained net, a deliberately tiny rate", fine_tu
     lr=1e-5, steps=250)  # fmt: skip
 add("ok_fine_tune_sgd_1e-4", "a trained net, a deliberately tiny rate", fine_tuned, 150, "floor", kind="sgd", lr=1e-4,
     steps=250)  # fmt: skip
-add("ok_resumed_adam", "resumed at a loss of 0.05 with the rate as it was", fine_tuned, 200, "floor", kind="adam", lr=1e-3,
-    steps=120)  # fmt: skip
+add("ok_resumed_adam", "resumed at a loss of 0.05 with the rate as it was", fine_tuned, 200, "floor", kind="adam",
+    lr=1e-3, steps=120)  # fmt: skip
 add("ok_batch_size_change", "gradient noise falls by four at once", resized, 160, at=80)
 add("ok_loss_switch", "the loss changes its meaning and jumps", switching, 160, "bounded", at=80)
 add("ok_domain_inverted", "all pixels are inverted at step 80", changing_data, 180, how="inverted", at=80)

@@ -24,7 +24,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from zoo import loop, models, models_seq
 from zoo.core import Run
-from zoo.faulty_numeric import half
+from zoo.faulty_poison import half
 from zoo.faulty_rate import jumping
 from zoo.faulty_units import dead_stack
 from zoo.recipes import VOCAB, echoing, images, odd_batch, on_digits, stack, tabular, transformer, writing
