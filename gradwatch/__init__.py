@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from gradwatch._context import Watch, watch
-    from gradwatch._probing import Probes
+    from gradwatch._probes.schedule import Probes
     from gradwatch.clipping import ClipNorm, ClipValue
     from gradwatch.errors import GradwatchError, GradwatchWarning
     from gradwatch.lightning import GradWatch
@@ -33,7 +33,7 @@ _HOMES = {
     "Incident": "records",
     "JSONLWriter": "writers.jsonl",
     "Layer": "records",
-    "Probes": "_probing",
+    "Probes": "_probes.schedule",
     "Remedy": "records",
     "Severity": "records",
     "StepRecord": "records",

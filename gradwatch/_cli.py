@@ -1,6 +1,6 @@
 """The ``gradwatch`` command: one function pair a subcommand, nothing heavy imported before it is needed.
 
-The longer ones have a file each: ``_cli_explain``, ``_cli_replay``.
+The longer ones have a file each: ``explain``, ``replay``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from gradwatch import __version__, _cli_explain, _cli_replay
+from gradwatch import __version__
+from gradwatch._commands import explain, replay
 from gradwatch.errors import GradwatchError
 
 _INTERRUPTED = 130  # what a shell says after Ctrl-C
@@ -61,8 +62,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"gradwatch {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="command", title="commands")
     _add_demo(commands)
-    _cli_explain.add_to(commands)
-    _cli_replay.add_to(commands)
+    explain.add_to(commands)
+    replay.add_to(commands)
     return parser
 
 

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from gradwatch._before_clip import BeforeClip
 from gradwatch._layout import Layout
+from gradwatch._probes.sighting import Sighting
 from gradwatch._sampling import WeightSampler
-from gradwatch._sighting import Sighting
 from gradwatch._statistics import ALWAYS, Column, Statistics
 from gradwatch._transfer import Arrays, look, on_host
 from gradwatch.clipping import Clip

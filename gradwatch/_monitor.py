@@ -16,10 +16,10 @@ from gradwatch._audit import CLIPPED_TWICE, INSIDE_BACKWARD, SCALED_GRADIENTS
 from gradwatch._judges import Judges
 from gradwatch._ledger import Ledger
 from gradwatch._listeners import tell_all
-from gradwatch._loss_reader import LossReader
 from gradwatch._outlets import Outlets
 from gradwatch._price import Price, event
-from gradwatch._probing import Probes
+from gradwatch._probes.loss_reader import LossReader
+from gradwatch._probes.schedule import Probes
 from gradwatch._steps import has_step_hook, running_backward
 from gradwatch._tracks import Tracks
 from gradwatch._transfer import Transfer

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from gradwatch._identities import check_identity
 from gradwatch._layout import is_sharded, trainable_parameters
-from gradwatch._probing import Probes
+from gradwatch._probes.schedule import Probes
 from gradwatch.clipping import Clip
 from gradwatch.detectors import Detector, default_detectors
 from gradwatch.errors import ArgumentTypeError, ArgumentValueError, warn

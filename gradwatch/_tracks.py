@@ -14,7 +14,7 @@ from gradwatch._before_clip import BeforeClip
 from gradwatch._layout import Layout, Layouts
 from gradwatch._measurement import Identity, Measurement, Track, look_before_clip
 from gradwatch._partial import PartialSteps
-from gradwatch._probing import Probes, Probing
+from gradwatch._probes.schedule import Probes, Probing
 from gradwatch.clipping import Clip
 
 

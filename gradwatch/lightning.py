@@ -19,7 +19,7 @@ from gradwatch import _options
 from gradwatch._judges import Judges
 from gradwatch._listeners import Subscription
 from gradwatch._monitor import Monitor
-from gradwatch._probing import Probes
+from gradwatch._probes.schedule import Probes
 from gradwatch._readout import Readout
 from gradwatch._taps import listen, scale_of
 from gradwatch.clipping import Clip

@@ -208,8 +208,8 @@ class Activations:
         saturated_share: Of a bounded activation or a softmax, share of the elements at the flat ends.
         saturated_units: Share of its units that are at the flat ends for nearly every sample.
         out_grad: L2 norm of the loss's gradient with respect to its output; 0 is a measured zero, NaN none at all.
-        carried_grad: Of the first layer that the backward pass comes to: L2 norm of the gradient that its first parameter
-            still had from the step before, NaN where it had none.
+        carried_grad: Of the first layer that the backward pass comes to: L2 norm of the gradient that its first
+            parameter still had from the step before, NaN where it had none.
         joined: 1 where the output depends on trainable parameters (it requires a gradient), 0 where it does not.
         from_data: 1 where the input does not depend on trainable parameters: it comes from the data.
     """

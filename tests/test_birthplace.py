@@ -12,10 +12,10 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from gradwatch import _loss_reader
 from gradwatch._backward_order import WHAT
-from gradwatch._birthplace import find_birthplace
 from gradwatch._layout import Layouts
+from gradwatch._probes import loss_reader
+from gradwatch._probes.birthplace import find_birthplace
 from gradwatch.detectors.nonfinite import NonfiniteDetector
 from gradwatch.records import Birthplace, StepRecord, Unavailable
 
@@ -462,23 +462,23 @@ def test_no_loss_told_is_said():
 def test_a_run_that_stays_bad_is_not_searched_for_ever(monkeypatch):
     """After ten bad losses in a row nobody looks any more; after a good one somebody does."""
     calls = []
-    monkeypatch.setattr(_loss_reader, "find_birthplace", lambda *_: calls.append(1))
+    monkeypatch.setattr(loss_reader, "find_birthplace", lambda *_: calls.append(1))
     model = small_model()
-    reader = _loss_reader.LossReader(lambda: Layouts(model))
+    reader = loss_reader.LossReader(lambda: Layouts(model))
     for _ in range(30):
         reader.add(torch.tensor(math.nan, requires_grad=True) * 1)
         reader.take()
-    assert len(calls) == _loss_reader.LOOKS
+    assert len(calls) == loss_reader.LOOKS
     reader.add(1.0)
     reader.add(torch.tensor(math.nan, requires_grad=True) * 1)
-    assert len(calls) == _loss_reader.LOOKS + 1
+    assert len(calls) == loss_reader.LOOKS + 1
 
 
 def test_an_accelerator_is_not_waited_for(monkeypatch):
     """A loss that is not in host memory is not looked at: on the meta device looking would raise."""
-    monkeypatch.setattr(_loss_reader, "find_birthplace", lambda *_: pytest.fail("looked"))
+    monkeypatch.setattr(loss_reader, "find_birthplace", lambda *_: pytest.fail("looked"))
     model = small_model()
-    reader = _loss_reader.LossReader(lambda: Layouts(model))
+    reader = loss_reader.LossReader(lambda: Layouts(model))
     reader.add(torch.zeros((), device="meta", requires_grad=True) * math.nan)
     record = StepRecord(0, 0, (), torch.empty(0).numpy(), torch.empty(0).long().numpy(), 0.0, 0.0, loss=math.nan)
     (incident,) = NonfiniteDetector().observe(record)

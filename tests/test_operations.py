@@ -7,8 +7,8 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from gradwatch._graph import GraphTooLargeError, read_graph
-from gradwatch._operations import operations
+from gradwatch._probes.graph import GraphTooLargeError, read_graph
+from gradwatch._probes.operations import operations
 from gradwatch.records import ModelInfo
 
 

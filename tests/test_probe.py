@@ -15,10 +15,10 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 import gradwatch
-from gradwatch._activations import MAX_ROWS, sample_of
-from gradwatch._probe import ForwardProbe
-from gradwatch._probing import ON_DEMAND, Probes, Probing, Suspicion
-from gradwatch._sighting import Sighting
+from gradwatch._probes.activations import MAX_ROWS, sample_of
+from gradwatch._probes.forward import ForwardProbe
+from gradwatch._probes.schedule import ON_DEMAND, Probes, Probing, Suspicion
+from gradwatch._probes.sighting import Sighting
 from gradwatch.records import Activations
 
 
@@ -656,7 +656,7 @@ def test_a_failure_is_told_once_and_later_gaps_are_explained(monkeypatch):
     """The training goes on; later records say why there is nothing."""
     model = nn.Linear(3, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    monkeypatch.setattr("gradwatch._probe.first_tensor", lambda _: 1 / 0)
+    monkeypatch.setattr("gradwatch._probes.forward.first_tensor", lambda _: 1 / 0)
     with (
         pytest.warns(gradwatch.GradwatchWarning, match="the forward probe failed at module ''"),
         quiet_watch(model) as watch,

@@ -16,8 +16,8 @@ from torch.nn.modules import module as torch_module
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from torch.utils.checkpoint import checkpoint
 
-from gradwatch import _fused_rnn
-from gradwatch._through_time import ThroughTime, profile_of
+from gradwatch._probes import fused_rnn
+from gradwatch._probes.through_time import ThroughTime, profile_of
 from gradwatch.errors import GradwatchWarning
 
 NUM, STEPS, SIZE, HIDDEN = 5, 9, 3, 4
@@ -299,7 +299,7 @@ def weigh_gradient(y):
 @pytest.mark.parametrize("kind", KINDS)
 def test_long_sequences_are_followed_through_their_last_steps(kind, monkeypatch):
     """The window begins with the true state, not with zero."""
-    monkeypatch.setattr(_fused_rnn, "MAX_STEPS", 4)
+    monkeypatch.setattr(fused_rnn, "MAX_STEPS", 4)
     model = build(kind, num_layers=2)
     x = torch.randn(STEPS, NUM, SIZE)
     with probed(model) as time:

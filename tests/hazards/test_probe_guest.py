@@ -19,8 +19,8 @@ from torch.nn import functional
 from torch.nn.modules import module as torch_module
 from torch.optim.swa_utils import AveragedModel
 
-from gradwatch._probe import ForwardProbe
-from gradwatch._probing import Probes
+from gradwatch._probes.forward import ForwardProbe
+from gradwatch._probes.schedule import Probes
 
 ALWAYS = Probes(every=1)
 

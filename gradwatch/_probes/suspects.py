@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradwatch._saved import Finding, HiddenError, saved_tensors
+from gradwatch._probes.saved import Finding, HiddenError, saved_tensors
 from gradwatch._transfer import look, on_host
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradwatch._activations import KIND_OF_OPERATION
+from gradwatch._probes.activations import KIND_OF_OPERATION
 from gradwatch._transfer import look, on_host
 
 _CHANNELS_FIRST = (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.GroupNorm)  # noqa: SLF001 - the only base

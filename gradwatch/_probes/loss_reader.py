@@ -9,11 +9,11 @@ from collections.abc import Callable
 from torch import Tensor
 
 from gradwatch._backward_order import WHAT
-from gradwatch._birthplace import find_birthplace
 from gradwatch._layout import Layouts
 from gradwatch._loss import LossMean
 from gradwatch._measurement import Measurement
-from gradwatch._operations import operations
+from gradwatch._probes.birthplace import find_birthplace
+from gradwatch._probes.operations import operations
 from gradwatch._transfer import look, on_host
 from gradwatch.records import Birthplace, Unavailable
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from gradwatch._node_hook import put_hook
-from gradwatch._sequence_sample import SequenceSample
-from gradwatch._unroll import Recurrence
+from gradwatch._probes.node_hook import put_hook
+from gradwatch._probes.sequence_sample import SequenceSample
+from gradwatch._probes.unroll import Recurrence
 from gradwatch.records import Unavailable
 
 MAX_STEPS = 512

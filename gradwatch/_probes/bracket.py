@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 from torch import nn
 
-from gradwatch._graph import Graph
+from gradwatch._probes.graph import Graph
 from gradwatch.records import Birthplace, ModuleInfo
 
 _MOST = 5

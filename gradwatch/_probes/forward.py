@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradwatch import _node_hook
 from gradwatch._activation_kinds import ACTIVATIONS, BOUNDED
-from gradwatch._activations import Sample, Statistics, sample_of
-from gradwatch._calls import Call, Known, first_tensor, norm_of, operation_of, root_of
 from gradwatch._layout import walk
-from gradwatch._module_hook import compiles, is_foreign_territory, put_hook, take_away
-from gradwatch._through_time import ThroughTime, TimeSignal
+from gradwatch._probes import node_hook
+from gradwatch._probes.activations import Sample, Statistics, sample_of
+from gradwatch._probes.calls import Call, Known, first_tensor, norm_of, operation_of, root_of
+from gradwatch._probes.module_hook import compiles, is_foreign_territory, put_hook, take_away
+from gradwatch._probes.through_time import ThroughTime, TimeSignal
 from gradwatch.errors import GradwatchWarning, warn
 from gradwatch.records import Unavailable
 
@@ -257,7 +257,7 @@ class ForwardProbe:
         root = root_of(result)
         if root.grad_fn is not None:
             holder = None if owner is None else weakref.ref(owner)
-            _node_hook.put_hook(root.grad_fn, partial(_note_gradient, weakref.ref(self), call, holder), root.output_nr)
+            node_hook.put_hook(root.grad_fn, partial(_note_gradient, weakref.ref(self), call, holder), root.output_nr)
 
 
 def _note_gradient(

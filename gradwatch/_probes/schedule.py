@@ -10,8 +10,8 @@ from torch import nn
 
 from gradwatch._layout import Layouts
 from gradwatch._measurement import Measurement, Track
-from gradwatch._probe import NO_CALLS, ForwardProbe
-from gradwatch._sighting import ACTIVATIONS, OWNERLESS, through_time
+from gradwatch._probes.forward import NO_CALLS, ForwardProbe
+from gradwatch._probes.sighting import ACTIVATIONS, OWNERLESS, through_time
 from gradwatch._statistics import Meter
 from gradwatch.errors import ArgumentTypeError, ArgumentValueError
 from gradwatch.records import StepRecord, Unavailable

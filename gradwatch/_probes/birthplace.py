@@ -11,10 +11,10 @@ from collections.abc import Collection, Mapping, Sequence
 from torch import Tensor
 
 from gradwatch._backward_order import WHAT
-from gradwatch._bracket import Bracket
-from gradwatch._graph import LEAF, SHAPING, Graph, GraphTooLargeError, read_graph
-from gradwatch._saved import Finding, Saved, finding_of, read_saved
-from gradwatch._suspects import CLEANING, MASKING, Risk, born_by, in_words, risk_of
+from gradwatch._probes.bracket import Bracket
+from gradwatch._probes.graph import LEAF, SHAPING, Graph, GraphTooLargeError, read_graph
+from gradwatch._probes.saved import Finding, Saved, finding_of, read_saved
+from gradwatch._probes.suspects import CLEANING, MASKING, Risk, born_by, in_words, risk_of
 from gradwatch._transfer import on_host
 from gradwatch.records import Birthplace, ModuleInfo, Unavailable
 

@@ -160,7 +160,7 @@ def _incident(incident: Incident) -> dict[str, Any]:
 def _list_thresholds() -> int:
     from rich.table import Table
 
-    from gradwatch._terminal import open_console
+    from gradwatch._commands.terminal import open_console
     from gradwatch.thresholds import THRESHOLDS
 
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")

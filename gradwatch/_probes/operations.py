@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
-from gradwatch._graph import SHAPING, Graph, GraphTooLargeError, read_graph
+from gradwatch._probes.graph import SHAPING, Graph, GraphTooLargeError, read_graph
 from gradwatch.records import Operations
 
 _SECONDS = 0.05

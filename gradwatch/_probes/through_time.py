@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradwatch._fused_rnn import FusedCall
-from gradwatch._loops import Loops
+from gradwatch._probes.fused_rnn import FusedCall
+from gradwatch._probes.loops import Loops
 from gradwatch.records import Float64Array, TimeProfile, Unavailable
 
 _FORWARDS = {nn.RNN.forward, nn.GRU.forward, nn.LSTM.forward}

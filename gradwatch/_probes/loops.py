@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradwatch._node_hook import put_hook
+from gradwatch._probes.node_hook import put_hook
 
 MIN_CALLS = 4
 """In a row, each with what the one before it gave."""

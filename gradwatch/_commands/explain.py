@@ -19,9 +19,9 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
 
 
 def _explain(arguments: argparse.Namespace) -> int:
+    from gradwatch._commands.pages import contents, page, print_plain
+    from gradwatch._commands.terminal import open_console
     from gradwatch._identities import code_of, identities, nearest
-    from gradwatch._pages import contents, page, print_plain
-    from gradwatch._terminal import open_console
     from gradwatch.catalogue import PAGES
 
     if arguments.what is None:

@@ -15,7 +15,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from gradwatch._graph import LEAF, Graph, Value
+from gradwatch._probes.graph import LEAF, Graph, Value
 from gradwatch._transfer import look, on_host
 
 

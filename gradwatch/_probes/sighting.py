@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gradwatch._through_time import profile_of
+from gradwatch._probes.through_time import profile_of
 from gradwatch._transfer import Arrays
 from gradwatch.records import ACTIVATION_COLUMNS, Activations, Birthplace, Layer, Ownerless, TimeProfile, Unavailable
 
