@@ -1142,7 +1142,7 @@ add(
     check="unmoved",
     steps=120,
     accept=("stalled",),
-    faulty_layers=("online",),
+    faulty_layers=("online", "target"),
 )
 add(
     "hypernet_made_parameters",
