@@ -191,6 +191,10 @@ class Learning:
         self.smooth += 0.2 * (loss - self.smooth)
         self.best = min(self.best, self.smooth)
 
+    def is_good(self) -> bool:
+        """Whether half of the first loss has gone, or it was nothing from the start."""
+        return self.first == 0 or (self.first > 0 and self.best <= 0.5 * self.first)
+
     def poor(self, steps: int) -> bool:
         """Whether so many steps have taken off less than half of the first loss: no run that has done its work."""
         return self.count >= steps and self.first > 0 and self.best > 0.5 * self.first

@@ -72,16 +72,25 @@ class Judges:
         self._sieve.load_state_dict(state.get(_SUPPRESSED, {}))
 
 
-_ROOTS = {
-    "unscaled_inputs": ("input_scale", frozenset({"exploding", "lr_too_high"})),
-    "unsuited_loss": ("saturation", frozenset({"vanishing"})),
+_ROOTS: Mapping[tuple[str, str], str] = {
+    ("exploding", "unscaled_inputs"): "input_scale",
+    ("lr_too_high", "unscaled_inputs"): "input_scale",
+    ("vanishing", "unsuited_loss"): "saturation",
+    ("disconnected", "unscaled_logits"): "saturation",
+    ("disconnected", "dead_relu"): "dead_relu",
 }
-"""Causes that are kinds of their own: what blows up because of the inputs is a matter of the inputs."""
+"""Symptom and first cause of incidents whose cause is a kind of its own: what blows up because of the inputs is a
+matter of the inputs."""
+
+_DIED_AWAY = ("gone", "nothing")
+"""Rules of a signal that is gone altogether: where the last activation is to blame, that is what has to be said."""
 
 
 def _at_its_root(incident: Incident) -> Incident:
     """The incident under the name of its root, where that is a kind of its own."""
-    kind, symptoms = _ROOTS.get(incident.causes[0].name, ("", frozenset()))
-    if incident.kind not in symptoms:
+    kind = _ROOTS.get((incident.kind, incident.causes[0].name))
+    if incident.causes[0].name == "saturating_activations" and incident.evidence.get("rule") in _DIED_AWAY:
+        kind = "saturation"
+    if kind is None:
         return incident
     return dataclasses.replace(incident, kind=kind, evidence={**incident.evidence, "symptom": incident.kind})

@@ -210,8 +210,11 @@ class _Matrices:
         return float(10**middle) if high - low < 1 else None
 
 
-def _common_variances(layer: Layer) -> tuple[float, float, float, float]:
-    """The variance that each common law gives to this matrix: default, Kaiming, Xavier, a fixed 0.02."""
+def _common_variances(layer: Layer) -> tuple[float, ...]:
+    """The variance that each common law gives to this matrix.
+
+    torch's default; Kaiming, by fan-in and by fan-out; Xavier; a fixed 0.02; LeCun; orthogonal.
+    """
     rows = layer.shape[0]
     fan_in = layer.numel / rows
     fan_out = rows * math.prod(layer.shape[2:])
@@ -219,4 +222,5 @@ def _common_variances(layer: Layer) -> tuple[float, float, float, float]:
     default = 1 / (3 * fan_in) if gates is None else gates / (3 * rows)
     if layer.module_type.startswith("Embedding"):
         default = 1.0
-    return default, 2 / fan_in, 2 / (fan_in + fan_out), 0.02**2
+    orthogonal = 1 / max(rows, fan_in)
+    return default, 2 / fan_in, 2 / fan_out, 2 / (fan_in + fan_out), 0.02**2, 1 / fan_in, orthogonal

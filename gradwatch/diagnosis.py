@@ -64,6 +64,8 @@ RULES: Mapping[str, tuple[Rule, ...]] = {
         depth.small_weights,
         depth.dead_relu,
         wiring.unsuited_loss,
+        wiring.saturated_output,
+        wiring.dead_behind,
         recurrence.long_recurrence,
         depth.no_normalisation,
         depth.no_shortcuts,
@@ -88,7 +90,7 @@ RULES: Mapping[str, tuple[Rule, ...]] = {
         wiring.unsuited_loss,
         rate.lr_too_low,
     ),
-    "disconnected": (wiring.cut_graph, wiring.no_optimizer),
+    "disconnected": (wiring.cut_graph, wiring.sure_choice, wiring.dead_behind, wiring.no_optimizer),
     "input_scale": (inputs.unscaled_inputs,),
     "data_outlier": (inputs.bad_batch,),
 }

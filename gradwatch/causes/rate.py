@@ -12,6 +12,7 @@ from gradwatch.causes._remedies import clip
 from gradwatch.records import Cause, Incident, ModelInfo, Remedy, StepRecord
 
 _LR_CAN_HELP = 10.0  # update over weight; beyond, the gradients themselves are the trouble
+_COLLAPSED = 1e-4  # of the highest learning rate
 _DIVERGED = 10.0  # times the first loss
 _BOLD = 0.01  # update over weight; a hundredth is still a bold step
 _CLIPPED_AWAY = 0.01  # norm after clipping over norm before: what is left is a hundredth
@@ -131,14 +132,16 @@ def eps_too_large(incident: Incident, _record: StepRecord, _model: ModelInfo) ->
     )
 
 
-def schedule_at_zero(_incident: Incident, record: StepRecord, _model: ModelInfo) -> Cause | None:
-    """A rate of zero."""
-    if record.lr != 0:
+def schedule_at_zero(incident: Incident, record: StepRecord, _model: ModelInfo) -> Cause | None:
+    """A rate of zero, or next to nothing of what it was."""
+    top = incident.evidence.get("lr_top", 0.0)
+    if record.lr != 0 and not record.lr <= _COLLAPSED * top:
         return None
+    what = "exactly zero" if record.lr == 0 else f"{record.lr:.2g}, down from {top:.2g}"
     return Cause(
         name="schedule_at_zero",
         confidence=0.9,
-        evidence="the learning rate is exactly zero",
+        evidence=f"the learning rate is {what}",
         remedies=(
             Remedy(
                 action="look at the learning-rate schedule: its number of steps, and whether it counts steps or epochs",

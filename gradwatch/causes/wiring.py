@@ -46,6 +46,100 @@ def cut_graph(incident: Incident, _record: StepRecord, _model: ModelInfo) -> Cau
     )
 
 
+def _behind(model: ModelInfo, module: str) -> tuple[str, ...]:
+    """The operations right behind a module, as far as the graph was seen."""
+    known = model.operations
+    return () if known is None else next((names for name, names in known.after if name == module), ())
+
+
+def sure_choice(incident: Incident, _record: StepRecord, model: ModelInfo) -> Cause | None:
+    """A softmax behind it that has no doubt left passes on exactly zero."""
+    last = incident.evidence.get("last", "")
+    if incident.evidence.get("rule") != "zeroed" or "Softmax" not in _behind(model, last):
+        return None
+    return Cause(
+        name="unscaled_logits",
+        confidence=0.9,
+        evidence=f"behind {last} there is a softmax, and what comes back through it is exactly zero: it gives one "
+        "choice all there is",
+        remedies=(
+            Remedy(
+                action="divide the attention scores by the square root of the head's width",
+                reason="then they are of about size 1, and every choice gets a share of the learning signal",
+                snippet="scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])",
+            ),
+        ),
+    )
+
+
+def dead_behind(incident: Incident, record: StepRecord, model: ModelInfo) -> Cause | None:
+    """A ReLU behind it that gives zero for every sample passes on exactly zero."""
+    facts = incident.evidence
+    module = facts.get("last", "") if facts.get("rule") == "zeroed" else (incident.layers or ("",))[0]
+    if facts.get("rule") not in ("zeroed", "silent", "zero") or "Relu" not in _behind(model, module):
+        return None
+    if _is_seen_alive(record, module):
+        return None
+    return Cause(
+        name="dead_relu",
+        confidence=0.88,
+        evidence=f"behind {module} there is a ReLU, and what comes back through it is exactly zero: it gives zero for "
+        "every sample",
+        remedies=(
+            Remedy(
+                action=f"look for a large negative bias in {module}, or a step with a far too high learning rate",
+                reason="both push all units of a layer below zero at once",
+                snippet=f"nn.init.zeros_({access(module)}.bias)",
+            ),
+            Remedy(
+                action="F.leaky_relu or F.gelu in place of F.relu",
+                reason="they pass something on for negative inputs too, so that a unit can recover",
+            ),
+        ),
+    )
+
+
+def _is_seen_alive(record: StepRecord, module: str) -> bool:
+    """Whether the probe has just seen that ReLU pass something on."""
+    seen = record.activations
+    if seen is None:
+        return False
+    rows = zip(seen.modules, seen.kinds, seen.dead_share.tolist(), strict=True)
+    return any(name == module and kind == "ReLU" and share < _DEAD for name, kind, share in rows)
+
+
+_DEAD = 0.95  # share of its units
+_BOUNDED = frozenset({"Tanh", "Sigmoid", "Softmax", "Hardtanh", "Hardsigmoid"})
+
+
+def saturated_output(incident: Incident, _record: StepRecord, model: ModelInfo) -> Cause | None:
+    """The last activation has flat ends, and no signal comes through it any more."""
+    operations = model.operations
+    if incident.evidence.get("rule") not in ("gone", "nothing") or operations is None:
+        return None
+    tail = (*(operations.after[-1][1] if operations.after else ()), *operations.in_loss)
+    found = next((name for name in tail if name in _BOUNDED), None)
+    if found is None:
+        return None
+    return Cause(
+        name="saturating_activations",
+        confidence=0.85,
+        evidence=f"the way to the loss leads through a {found.lower()}, which is flat where its input is large: no "
+        "learning signal comes through it any more",
+        remedies=(
+            Remedy(
+                action=f"smaller weights in front of the {found.lower()}",
+                reason="it then starts on its steep part",
+                snippet="nn.init.xavier_normal_(last_layer.weight)",
+            ),
+            Remedy(
+                action="a loss on what goes into it (nn.CrossEntropyLoss, nn.BCEWithLogitsLoss), where there is one",
+                reason="its slope is the error itself",
+            ),
+        ),
+    )
+
+
 _STEPS = frozenset({"Round", "Floor", "Ceil", "Sign", "Trunc", "Heaviside"})
 
 

@@ -16,7 +16,7 @@ from gradwatch.wording import percent
 DEAD = 0.95
 """Share of a layer's units that are dead from which on the layer is."""
 
-SICK = 0.75
+SICK = 0.85
 """Share that counts where the loss hardly falls, too. Up to a half are dead in many healthy nets."""
 
 PROBES = 2

@@ -91,6 +91,8 @@ def _cut(record: StepRecord, calls: Calls, state: _DisconnectedState) -> list[In
     at_work = _at_work(calls)
     modules = {layer.name: layer.module for layer in record.layers}
     names = [name for name in state.without if modules.get(name) in at_work and name not in state.told]
+    chosen = _one_of_several(record, {modules[name] for name in names if at_work[modules[name]] == "zeroed"})
+    names = [name for name in names if modules[name] not in chosen]
     state.cut = {name: state.cut.get(name, 0) + 1 for name in names}
     ripe = [
         name
@@ -101,6 +103,23 @@ def _cut(record: StepRecord, calls: Calls, state: _DisconnectedState) -> list[In
         return []
     state.told.update(dict.fromkeys(ripe, True))
     return [_cut_off(record, tuple(ripe), modules, calls, at_work, state)]
+
+
+def _one_of_several(record: StepRecord, modules: set[str]) -> set[str]:
+    """Those that have equals beside them (``experts.3``, ``experts.5``) that get a gradient: not chosen, for now."""
+    if not modules:
+        return set()
+    shapes = {layer.module: layer.shape for layer in record.layers if len(layer.shape) > 1}
+    alive = {layer.module for layer, norm in zip(record.layers, record.grad_norm, strict=True) if norm > 0}
+    families = {(_family(module), shapes.get(module)) for module in alive}
+    return {module for module in modules if _family(module) and (_family(module), shapes.get(module)) in families}
+
+
+def _family(module: str) -> str:
+    """What a numbered module has in common with its siblings: its name with the last number left out."""
+    parts = module.split(".")
+    numbers = [index for index, part in enumerate(parts) if part.isdigit()]
+    return ".".join((*parts[: numbers[-1]], "*", *parts[numbers[-1] + 1 :])) if numbers else ""
 
 
 def _patience(name: str, how: str, state: _DisconnectedState) -> int:

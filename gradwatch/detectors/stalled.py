@@ -36,6 +36,9 @@ CREPT = 0.4
 CRAWLING_STEPS = 90
 """Steps in which they should have."""
 
+COLLAPSED = 1e-4
+"""Share of its highest value from which on a learning rate is as good as zero."""
+
 SAME = 0.01
 """A learning rate that rises by less than this over :data:`STALLED_STEPS` steps is not being warmed up."""
 
@@ -114,7 +117,8 @@ class StalledDetector:
             way < CREPT and learning.nothing(CRAWLING_STEPS)
         )
         crawls = crawls and state.fresh
-        halted = state.update == 0 and record.lr == 0 and state.learning.hardly(STALLED_STEPS)
+        collapsed = record.lr <= COLLAPSED * state.lr and state.learning.poor(STALLED_STEPS)
+        halted = state.update < MOTIONLESS and collapsed
         still = at_rest or halted
         rises = _last(record, state, still=still)
         ripe = state.lasted >= STALLED_STEPS and (halted or _stands_still(record, state.progress))
@@ -182,6 +186,7 @@ def _stalled(record: StepRecord, state: _StalledState, ratios: Float64Array, div
             "since": state.since,
             "update_ratio": state.update,
             "lr": record.lr,
+            "lr_top": state.lr,
             "clip": 10**state.clip,
             "total_norm": record.total_norm,
             "clipped_norm": record.clipped_norm,

@@ -25,6 +25,9 @@ GONE = 4.0
 """Decades of the learning signal lost while the loss is still about what it was: nothing has been learnt, and nothing
 will be."""
 
+FIRST_STEPS = 3
+"""Steps that may have had a gradient before it went out for good: one bad step at the start is enough for that."""
+
 NOTHING_STEPS = 20
 """Steps from the very first without any gradient but zero."""
 
@@ -47,7 +50,8 @@ class _VanishingState:
         signal: What the run began with.
         lost: Decades of it that are gone.
         dying: Whether it has been seen to fade before it was gone.
-        nothing: Steps since the first with gradients of exactly zero only; -1 as soon as there was another one.
+        nothing: Steps in a row with gradients of exactly zero only, almost from the start; -1 once there was one later.
+        steps: Steps seen.
         silent: For how many steps in a row each module in the midst of others has had a gradient of exactly zero.
         awake: Steps in a row in which every module had a gradient.
         complete: Whether that has been so for long: a module that is silent now is then not an unused branch.
@@ -63,6 +67,7 @@ class _VanishingState:
     lost: float = -math.inf
     dying: bool = False
     nothing: int = 0
+    steps: int = 0
     silent: dict[str, int] = field(default_factory=dict)
     awake: int = 0
     complete: bool = False
@@ -115,7 +120,9 @@ class VanishingDetector:
         profile = self._depth.of(record)
         state.lost = state.signal.lost(record.total_norm)
         if state.nothing >= 0:
-            state.nothing = state.nothing + 1 if record.total_norm == 0 else -1
+            early = FIRST_STEPS if record.loss is None else NOTHING_STEPS
+            state.nothing = state.nothing + 1 if record.total_norm == 0 else 0 if state.steps < early else -1
+        state.steps += 1
         state.awake = state.awake + 1 if profile.lowest > -math.inf else 0
         state.complete = state.complete or state.awake >= WARM_STEPS
         symptoms = {symptom.rule: symptom for symptom in _symptoms(profile, state)}
@@ -142,7 +149,7 @@ def _symptoms(profile: Profile, state: _VanishingState) -> list[_Symptom]:
     if profile.highest == -math.inf:
         state.silent = {}
         # Later on it may be the end of a phase, or a loss that is satisfied.
-        never = state.nothing >= NOTHING_STEPS and profile.modules
+        never = state.nothing >= NOTHING_STEPS and profile.modules and not state.learning.is_good()
         return [_Symptom("nothing", profile.modules, math.inf, profile.modules[-1])] if never else trend
     if profile.highest - profile.lowest < FADE:
         state.silent = {}
@@ -151,7 +158,9 @@ def _symptoms(profile: Profile, state: _VanishingState) -> list[_Symptom]:
     # Where one place makes up most of the fade, it breaks off there and does not fade from layer to layer.
     if any(symptom.rule == "gap" and symptom.decades > fade.decades / 2 for symptom in broken for fade in trend):
         trend = []
-    return [*broken, *trend, *_notch(profile), *_silenced(profile, state)]
+    # Where the run does well, a part that needs no more learning (an attention that is sure) is no fault.
+    notch = _notch(profile) if state.learning.poor(WARM_STEPS) or state.learning.count == 0 else []
+    return [*broken, *trend, *notch, *_silenced(profile, state)]
 
 
 def _fading(profile: Profile, state: _VanishingState) -> list[_Symptom]:
