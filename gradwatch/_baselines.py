@@ -212,6 +212,27 @@ class Learning:
         return self.count >= steps and self.first > 0 and self.best > (1 - HARDLY) * self.first
 
 
+class Course:
+    """Whether the loss gets better: followed once a step for all detectors that share it.
+
+    Each keeps it in its own state, so that it can be saved and used alone; whoever comes first in a step brings it up
+    to date, and the others take over what that one has.
+    """
+
+    def __init__(self) -> None:
+        self._followed: dict[int, tuple[StepRecord, Learning, Progress]] = {}
+
+    def follow(self, record: StepRecord, learning: Learning, progress: Progress) -> tuple[Learning, Progress]:
+        """Both after this step, given a detector's own after the step before."""
+        known = self._followed.get(record.optimizer)
+        if known is not None and known[0] is record:
+            return known[1], known[2]
+        learning.update(record.loss)
+        progress.update(record.loss)
+        self._followed[record.optimizer] = record, learning, progress
+        return learning, progress
+
+
 @dataclass
 class Usual:
     """The usual gradient norm of every parameter; NaN where none was seen that was not zero.

@@ -18,9 +18,20 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any, TypeAlias
 
-from gradwatch import _baselines, _depth, _precedence, _weights
+from gradwatch import _baselines, _depth, _precedence, _sizes, _weights
 from gradwatch._identities import nearest
-from gradwatch.detectors import data_outlier, exploding, lr_too_high, nonfinite, stalled, vanishing
+from gradwatch.detectors import (
+    data_outlier,
+    dead_relu,
+    disconnected,
+    exploding,
+    lr_too_high,
+    nonfinite,
+    saturation,
+    stalled,
+    through_time,
+    vanishing,
+)
 from gradwatch.errors import ArgumentTypeError, ArgumentValueError, is_number
 
 _Place: TypeAlias = tuple[MutableMapping[str, Any], str]
@@ -120,12 +131,15 @@ def check(name: str, value: object) -> float:
 _DECADES = "powers of ten"
 _UPDATE = "size of an update / size of the weights"
 _STEPS = "steps"
+_LOOKS = "looks at the activations, one every few steps"
+_PROFILES = "looks at the signal through time, one every few steps"
+_RMS = "root mean square of what the first layer is given"
 
 
-def _number(room: ModuleType, constant: str, unit: str, meaning: str, *tables: _Place) -> Threshold:
+def _number(room: ModuleType, constant: str, unit: str, meaning: str) -> Threshold:
     """A constant of a room."""
     short = room.__name__.rpartition(".")[2].lstrip("_")
-    return Threshold(f"{short}.{constant}", vars(room)[constant], unit, meaning, tables, room)
+    return Threshold(f"{short}.{constant}", vars(room)[constant], unit, meaning, room=room)
 
 
 def _patience(room: ModuleType, rule: str, meaning: str) -> Threshold:
@@ -134,8 +148,6 @@ def _patience(room: ModuleType, rule: str, meaning: str) -> Threshold:
     short = room.__name__.rpartition(".")[2]
     return Threshold(f"{short}.PATIENCE.{rule}", table[rule], _STEPS, meaning, ((table, rule),))
 
-
-_RESTLESS: _Place = (vars(lr_too_high)["_PATIENCE"], "restless")
 
 _ALL = (
     _number(
@@ -150,7 +162,12 @@ _ALL = (
         "STALLED_STEPS",
         _STEPS,
         "A loss that has not become better for so many steps stands still.",
-        _RESTLESS,
+    ),
+    _number(
+        _baselines,
+        "HARDLY",
+        "share of the first loss",
+        "A model that has taken off less than that since its first step has hardly learnt anything.",
     ),
     _number(_baselines, "JUMP", _DECADES, "A gradient norm that stays so far above the usual one has exploded."),
     _number(
@@ -182,12 +199,43 @@ _ALL = (
     _number(
         _weights, "LR_CAN_HELP", _UPDATE, "Beyond it the gradients are out of proportion, and not the learning rate."
     ),
+    _number(
+        _sizes,
+        "LARGE_INPUT",
+        _RMS,
+        "From here on inputs are far too large, in a model that hardly learns. About 1 is usual.",
+    ),
+    _number(_sizes, "SMALL_INPUT", _RMS, "Up to here they are far too small."),
     _number(exploding, "BURST", _DECADES, "A norm so far above anything seen has exploded, in a single step."),
     _number(
         exploding,
         "SHALLOW",
         "layers",
         "Up to so many weight matrices a network has no depth for a signal to grow over.",
+    ),
+    _number(
+        exploding,
+        "ALONE",
+        _DECADES,
+        "A total norm that is so far above the usual one has exploded where one layer alone is to blame.",
+    ),
+    _number(
+        exploding,
+        "LEARNT",
+        "share of the first loss",
+        "A loss below it is that of a run that has done its work: its norms may bounce up to where they once were.",
+    ),
+    _number(
+        exploding,
+        "PILED",
+        "gradient before the backward pass / gradient after it",
+        "From here on the gradients of the step before were not cleared.",
+    ),
+    _number(
+        exploding,
+        "LOOKS",
+        _LOOKS,
+        "At so many looks in a row the signal must grow from layer to layer; gradients must pile up at one more.",
     ),
     _patience(exploding, "jump", "For so many steps in a row the norm must be far above the usual one."),
     _patience(exploding, "growth", "For so many steps in a row the signal must grow from layer to layer."),
@@ -199,11 +247,105 @@ _ALL = (
         _STEPS,
         "A layer between others is silent after so many steps with a gradient of exactly zero.",
     ),
+    _number(
+        vanishing,
+        "GONE",
+        _DECADES,
+        "A signal that has lost so much since the start has died away, in a model that has hardly learnt anything.",
+    ),
+    _number(
+        vanishing,
+        "NOTHING_STEPS",
+        _STEPS,
+        "After so many steps from the very first with gradients of exactly zero there is no signal at all.",
+    ),
     _patience(vanishing, "fade", "For so many steps in a row the signal must fade from layer to layer."),
     _patience(vanishing, "slow", "The same where it fades less, and the loss stands still."),
     _patience(vanishing, "zero", "For so many steps in a row the first layers must have a gradient of exactly zero."),
     _patience(vanishing, "gap", "For so many steps in a row the signal must break off at one place."),
     _patience(vanishing, "notch", "For so many steps in a row one layer must be far weaker than all others."),
+    _number(
+        through_time,
+        "LOST",
+        _DECADES,
+        "A signal that shrinks so much over a sequence has vanished through time, where the loss stands still too.",
+    ),
+    _number(
+        through_time,
+        "GAINED",
+        _DECADES,
+        "A signal that grows so much over a sequence has exploded through time, where that does harm ...",
+    ),
+    _number(through_time, "BEYOND", _DECADES, "... and from here on whether it does harm or not."),
+    _number(through_time, "PROBES", _PROFILES, "At so many looks in a row it must be so."),
+    _number(
+        dead_relu,
+        "DEAD",
+        "share of a layer's units",
+        "A layer of which so many units give zero for every sample is dead ...",
+    ),
+    _number(
+        dead_relu,
+        "SICK",
+        "share of a layer's units",
+        "... and one of which so many do is, where the loss hardly falls too.",
+    ),
+    _number(dead_relu, "PROBES", _LOOKS, "At so many looks in a row it must be dead."),
+    _number(
+        saturation,
+        "SATURATED",
+        "share of an activation's values",
+        "An activation with so many values at its flat ends is saturated, where the model hardly learns ...",
+    ),
+    _number(
+        saturation,
+        "SURE",
+        "share of an activation's values",
+        "... and with so many where it is the model's output, or became so from one look to the next.",
+    ),
+    _number(
+        saturation,
+        "CALM",
+        "share of an activation's values",
+        "Up to so many at the look before, that was a sudden change.",
+    ),
+    _number(
+        saturation,
+        "FAR_OUT",
+        "standard deviation of what an activation is given",
+        "From here on, and from the start, its flat ends are a fault whatever the loss does. About 1 is usual.",
+    ),
+    _number(
+        saturation,
+        "GONE",
+        _DECADES,
+        "A saturated output is a fault where the signal has lost so much, and the loss is far from low.",
+    ),
+    _number(saturation, "PROBES", _LOOKS, "At so many looks in a row it must be saturated."),
+    _number(
+        saturation,
+        "FROM_THE_START",
+        _STEPS,
+        "So much time a model has to learn something although it was saturated from the start.",
+    ),
+    _number(
+        disconnected,
+        "PROBES",
+        _LOOKS,
+        "At so many looks in a row a layer must be at work and get no gradient; then it counts as cut off.",
+    ),
+    _number(
+        disconnected,
+        "LOST_STEPS",
+        _STEPS,
+        "For so many steps in a row it must be without where it had one before, or where it is exactly zero.",
+    ),
+    _number(
+        disconnected,
+        "OWNERLESS_STEPS",
+        _STEPS,
+        "For so long a layer must have a gradient and no optimizer that moves it.",
+    ),
     _number(
         lr_too_high,
         "HIGHER",
@@ -229,6 +371,13 @@ _ALL = (
         _STEPS,
         "For so many steps in a row the loss must be no better than before the weights were replaced.",
     ),
+    _number(
+        lr_too_high,
+        "RESTLESS",
+        _UPDATE,
+        "Steps that are usually so large make a model jump about ...",
+    ),
+    _number(lr_too_high, "RESTLESS_STEPS", _STEPS, "... where the loss has not become better for so many steps."),
     _patience(lr_too_high, "diverged", "For so many steps in a row the loss must be far above that of the start."),
     _number(stalled, "MOTIONLESS", _UPDATE, "Below it weights that may be trained already do not move."),
     _number(stalled, "CREEPING", _UPDATE, "Below it weights that are still as they were initialised do not move."),
@@ -244,12 +393,33 @@ _ALL = (
         "share by which the learning rate rises",
         "A learning rate that rises by more is being warmed up: weights that rest meanwhile are no fault.",
     ),
+    _number(
+        stalled,
+        "CRAWLED",
+        "sum of all updates / size of the weights, over all weight matrices",
+        "Weights as initialised that have come less far have not begun to learn, where the loss has hardly fallen ...",
+    ),
+    _number(
+        stalled,
+        "CREPT",
+        "sum of all updates / size of the weights, over all weight matrices",
+        "... and those that have come less far than this, where it has not fallen at all.",
+    ),
+    _number(stalled, "CRAWLING_STEPS", _STEPS, "So many steps they have time."),
     _number(nonfinite, "SKIPPED_STEPS", _STEPS, "So many steps in a row that a GradScaler skips are an incident."),
     _number(
         data_outlier, "FAR", _DECADES, "The gradient norm of a batch that is far off is so far above the usual one ..."
     ),
     _number(data_outlier, "FAR_LOSS", _DECADES, "... and its loss is so far above the usual one."),
     _number(data_outlier, "UNSEEN", _DECADES, "By so much less, they must also be above anything seen."),
+    _number(
+        data_outlier,
+        "SPIKE",
+        _DECADES,
+        "A batch whose gradient norm alone is so far above the usual one is to blame if the loss stays worse ...",
+    ),
+    _number(data_outlier, "AFTERMATH", _STEPS, "... for so many steps in a row ..."),
+    _number(data_outlier, "WORSE", _DECADES, "... by at least so much."),
     _number(
         data_outlier,
         "SAME_RATE",
@@ -260,7 +430,13 @@ _ALL = (
         _precedence,
         "FOLLOWS",
         _STEPS,
-        "For so long after an incident others count as its consequences and are kept quiet.",
+        "For so long after an incident others count as its consequences and are kept quiet ...",
+    ),
+    _number(
+        _precedence,
+        "LONG_AFTER",
+        _STEPS,
+        "... and for so long after steps of a wild size: exploding, lr_too_high, input_scale.",
     ),
 )
 

@@ -21,6 +21,8 @@ _CUSTOM = "GW000"  # nothing that could be looked up
 _PLAIN_FROM, _PLAIN_TO, _WHOLE_FROM = 1e-3, 1e5, 1e3
 _MINUTE, _HOUR = 60.0, 3600.0
 _MARKDOWN = re.compile(r"[\\`*_{}\[\]<>#|~$&!]")
+_PARAMETER = re.compile(r"(^|\.)(weight|bias)\w*$")
+_SPELT = {"lr": "learning rate", "relu": "ReLU"}
 _LISTED_NAMES = 3
 
 
@@ -99,8 +101,8 @@ def where(layers: tuple[str, ...], num_layers: int = 0) -> str:
         if ordered in (list(layers), list(layers[::-1])):
             shown = [f"{name(ordered[0])} … {name(ordered[-1])}"]
     text = ", ".join(shown)
-    if num_layers > 0 and len(layers) > 1:
-        return f"{text}{_and_more(layers, shown)} ({len(layers):,} of {count(num_layers, 'layer')})"
+    if num_layers >= len(layers) > 1:
+        return f"{text}{_and_more(layers, shown)} ({len(layers):,} of {count(num_layers, _noun(layers))})"
     return f"{text}{_and_more(layers, shown)}"
 
 
@@ -145,7 +147,9 @@ def verdict(summary: RunSummary) -> str:
     """The one closing line: what was watched, what was found, what it cost."""
     if summary.num_steps == 0:
         return f"gradwatch: no optimizer step of {name(summary.model.name)} was seen, so nothing was measured"
-    return f"gradwatch: {count(summary.num_steps, 'step')} of {watched(summary)}: {found(summary)}; {cost(summary)}"
+    line = f"gradwatch: {count(summary.num_steps, 'step')} of {watched(summary)}: {found(summary)}; {cost(summary)}"
+    code = next((incident.code for incident in summary.incidents if incident.code != _CUSTOM), "")
+    return f"{line}; `gradwatch explain {code}` tells more" if code else line
 
 
 def watched(summary: RunSummary) -> str:
@@ -242,5 +246,11 @@ def _and_more(layers: tuple[str, ...], shown: list[str]) -> str:
     return f" and {len(layers) - len(shown):,} more" if 1 < len(shown) < len(layers) else ""
 
 
+def _noun(layers: tuple[str, ...]) -> str:
+    """What is counted: a layer has a weight and a bias, and each of these is a parameter."""
+    return "parameter" if any(_PARAMETER.search(layer[-200:]) for layer in layers) else "layer"
+
+
 def _words(identifier: str) -> str:
-    return plain(identifier.replace("_", " "), NAME_LIMIT)
+    words = (_SPELT.get(word, word) for word in identifier.split("_"))
+    return plain(" ".join(words), NAME_LIMIT)

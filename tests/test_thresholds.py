@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import inspect
 import json
 import math
@@ -14,7 +15,15 @@ import pytest
 from gradwatch._judges import Judges
 from gradwatch.detectors import default_detectors
 from gradwatch.errors import ArgumentTypeError, ArgumentValueError
-from gradwatch.records import Layer, ModelInfo, StepRecord
+from gradwatch.records import (
+    ACTIVATION_COLUMNS,
+    Activations,
+    Layer,
+    ModelInfo,
+    Ownerless,
+    StepRecord,
+    TimeProfile,
+)
 from gradwatch.thresholds import THRESHOLDS, check, override
 
 CONSTANTS = {name: threshold for name, threshold in THRESHOLDS.items() if threshold.room is not None}
@@ -227,10 +236,165 @@ def burst_then_fade():
     return [make(t, 1e5) if t == 20 else make(t, 10 ** (-float(t > 50) * np.arange(5, -1, -1.0))) for t in range(90)]
 
 
+def nan_then_jump():
+    """A NaN, and some time later norms that stay far above the usual."""
+    bad = dataclasses.replace(
+        make(20), grad_norm=np.full(6, math.nan), num_nonfinite=np.ones(6, np.int64), total_norm=math.nan
+    )
+    return [bad if t == 20 else make(t, 1e2 if t >= 40 else 1.0) for t in range(50)]
+
+
+# What the forward probe sees, at every tenth step: six layers, an activation behind each but the last.
+
+
+def default(name):
+    """The threshold as it is: examples keep their distance from it, wherever it is."""
+    return THRESHOLDS[name].default
+
+
+def middle(low, high):
+    """Between two thresholds."""
+    return (default(low) + default(high)) / 2
+
+
+def calls(kind="Tanh", *, out_grad=1.0, layer=None, cut=None, output=None, **activation):
+    """One look. ``activation`` is what is seen of every activation, ``layer`` what is seen of the first layer."""
+    rows = []
+    for i, grad in enumerate(np.broadcast_to(np.asarray(out_grad, np.float64), (6,))):
+        first = {"from_data": float(i == 0), **((layer or {}) if i == 0 else {})}
+        known = {"in_mean": 0.0, "in_std": 1.0, "joined": 1.0, "out_grad": math.nan if i == cut else grad}
+        rows.append((f"fc{i}", "Linear", {**known, **first}))
+        if i < 5:
+            rows.append((f"act{i}", kind, {**known, "from_data": 0.0, **activation}))
+    if output is not None:
+        rows.append(("out", kind, {"in_std": 1.0, "joined": 1.0, "saturated_share": output, "out_grad": 1.0}))
+    columns = {key: np.array([seen.get(key, math.nan) for *_, seen in rows]) for key in ACTIVATION_COLUMNS}
+    return Activations(tuple(name for name, *_ in rows), tuple(kind for _, kind, _ in rows), **columns)
+
+
+def looked(num_steps, look, norm=lambda _t: 1.0, loss=lambda _t: None, **fields):
+    """Records, with a look at every tenth step."""
+    return [
+        make(t, norm(t), loss=loss(t), activations=look(t) if t % 10 == 0 else None, **fields) for t in range(num_steps)
+    ]
+
+
+def dead(share=1.0, loss=None):
+    """A share of the units of a layer gives nothing but zero."""
+    return looked(100, lambda _t: calls("ReLU", dead_share=share), loss=lambda _t: loss)
+
+
+def saturated(num_steps=50, loss=lambda _t: 2.0):
+    """All activations sit on their flat ends from the start, and the loss does not fall."""
+    return looked(num_steps, lambda _t: calls(saturated_share=1.0, in_std=2.0), loss=loss)
+
+
+def saturated_suddenly():
+    """They do so from one look to the next."""
+    low = default("saturation.CALM") / 2
+    return looked(100, lambda t: calls(saturated_share=low if t < 50 else 1.0))
+
+
+def far_out():
+    """They are given values that no training would lead to; nobody has told the loss."""
+    std = 10 * default("saturation.FAR_OUT")
+    return looked(60, lambda _t: calls(saturated_share=1.0, in_std=std))
+
+
+def sure_output():
+    """The model's output is sure, and the loss does not fall."""
+    return looked(50, lambda _t: calls("Sigmoid", saturated_share=0.0, output=1.0), loss=lambda _t: 2.0)
+
+
+def sure_output_without_signal():
+    """The same where the loss has fallen a little, still falls, and the learning signal is gone."""
+    return looked(
+        60,
+        lambda _t: calls("Sigmoid", saturated_share=0.0, output=1.0),
+        norm=lambda t: 10.0 ** -min(t / 5, default("saturation.GONE") + 2),
+        loss=lambda t: 2.0 - 0.6 * min(t / 8, 1) - 0.002 * t,
+    )
+
+
+def cut_off(since=0):
+    """The last layer is at work and gets no gradient, from some step on."""
+    return looked(
+        100,
+        lambda t: calls(cut=5 if t >= since else None),
+        norm=lambda t: np.where((np.arange(6) == 5) & (t >= since), 0.0, 1.0),
+    )
+
+
+def ownerless():
+    """A layer that no optimizer owns."""
+    found = Ownerless((Layer("head.weight", "head", "Linear", (WIDTH, WIDTH)),), np.array([FRESH]))
+    return [make(t, ownerless=found if t % 10 == 0 else None) for t in range(90)]
+
+
+def fed(rms):
+    """Inputs of that size, and a fresh model that does not learn."""
+    return looked(80, lambda _t: calls(layer={"in_std": rms, "in_max": 3 * rms}), loss=lambda _t: 2.0, weight=FRESH)
+
+
+def piled():
+    """The gradient of the step before is still there when the backward pass begins."""
+    return looked(60, lambda _t: calls(layer={"carried_grad": 1.0}))
+
+
+def louder_signal():
+    """The signal itself grows from layer to layer, and the weights' gradients do not show it."""
+    return looked(60, lambda _t: calls(out_grad=10 ** np.arange(5.0, -1, -1)))
+
+
+def alone():
+    """One weak layer jumps so far that the whole norm rises, but less than it must otherwise."""
+    top = math.sqrt(5) * 10 ** middle("exploding.ALONE", "baselines.JUMP")
+    one = np.arange(6) == 2
+    return [make(t, np.where(one, top if t >= 30 else 1e-2, 1.0)) for t in range(40)]
+
+
+def bounced():
+    """Norms that stay far above the usual, and below an earlier spike, in a run that has done its work."""
+    low = default("exploding.LEARNT") / 4
+    return [make(t, 10**2.9 if t == 20 else 1e2 if t >= 40 else 1.0, loss=1.0 if t < 3 else low) for t in range(50)]
+
+
+def died_away():
+    """The signal shrinks and shrinks, and the loss does not fall."""
+    return [make(t, 10 ** -min(t / 5, default("vanishing.GONE") + 2), loss=1.0) for t in range(60)]
+
+
+def through_time(decades, loss=None):
+    """The signal shrinks (or grows) through time in a recurrent layer."""
+    profile = TimeProfile("rnn", "RNN", tuple((10 ** (-decades * np.arange(39, -1, -1) / 39)).tolist()))
+    return [make(t, loss=loss, through_time=(profile,) if t % 10 == 0 else ()) for t in range(100)]
+
+
+def crawling(way, loss):
+    """Weights as initialised come that far in 105 steps."""
+    return [make(t, weight=FRESH, ratio=way / 6 / 105, loss=loss if t > 2 else 1.0) for t in range(150)]
+
+
+def restless():
+    """Large steps, and a loss that does not fall."""
+    return bold(2 * default("lr_too_high.RESTLESS"), lambda _t: 1.0)
+
+
+def thrown_back():
+    """A batch with a large gradient, and a loss that is somewhat worse from then on."""
+    norm = 10 ** (default("data_outlier.SPIKE") + 0.5)
+    after = 10 ** (3 * default("data_outlier.WORSE"))
+    return [make(t, norm if t == 60 else 1.0, loss=after if t >= 60 else 1.0) for t in range(80)]
+
+
+NEVER = 10**4
+"""More than any example has."""
+
 EFFECTS = {
     "baselines.CLEAN_STEPS": (5, two_bursts()),
     "baselines.WARM_STEPS": (45, two_bursts()),
     "baselines.STALLED_STEPS": (30, motionless()),
+    "baselines.HARDLY": (1e-3, saturated(loss=lambda t: 1.0 if t < 3 else 1 - default("baselines.HARDLY") / 2)),
     "baselines.JUMP": (3.0, jump()),
     "baselines.SPREADS": (30.0, jump(2.0, 0.1)),
     "baselines.RECOVERING": (20.0, broken(8.0, 0.15)),
@@ -239,18 +403,45 @@ EFFECTS = {
     "weights.BOLD": (0.5, bold(0.2, lambda t: 2.0 if t < 5 else 50.0)),
     "weights.LARGE": (0.1, bold(5.0)),
     "weights.LR_CAN_HELP": (1.0, bold(5.0, lr=1e-6)),
+    "sizes.LARGE_INPUT": (1e9, fed(100 * default("sizes.LARGE_INPUT"))),
+    "sizes.SMALL_INPUT": (1e-9, fed(default("sizes.SMALL_INPUT") / 100)),
+    "exploding.ALONE": (9.0, alone()),
+    "exploding.LEARNT": (1e-9, bounced()),
+    "exploding.PILED": (100.0, piled()),
+    "exploding.LOOKS": (NEVER, louder_signal()),
     "exploding.BURST": (6.0, two_bursts()[:30]),
     "exploding.SHALLOW": (1, bold(50.0, lr=1e-6, depth=2)),
     "exploding.PATIENCE.jump": (8, jump()),
     "exploding.PATIENCE.growth": (8, chain(-4.0)),
     "exploding.PATIENCE.replaced": (3, bold(50.0, lr=1e-6)),
     "vanishing.FADE_WEAK": (2.5, chain(2.0, loss=1.0)),
+    "vanishing.GONE": (99.0, died_away()),
+    "vanishing.NOTHING_STEPS": (NEVER, [make(t, 0.0) for t in range(60)]),
     "vanishing.SILENT_STEPS": (10, silenced()),
     "vanishing.PATIENCE.fade": (20, chain(4.0)),
     "vanishing.PATIENCE.slow": (20, chain(2.0, loss=1.0)),
     "vanishing.PATIENCE.zero": (10, [make(t, np.where(BACK, 1.0, 0.0)) for t in range(20)]),
     "vanishing.PATIENCE.gap": (20, broken(5.0)),
     "vanishing.PATIENCE.notch": (20, one_weak()),
+    "through_time.LOST": (99.0, through_time(default("through_time.LOST") + 2, loss=1.0)),
+    "through_time.GAINED": (99.0, through_time(-middle("through_time.GAINED", "through_time.BEYOND"), loss=1.0)),
+    "through_time.BEYOND": (99.0, through_time(-default("through_time.BEYOND") - 2)),
+    "through_time.PROBES": (NEVER, through_time(default("through_time.LOST") + 2, loss=1.0)),
+    "dead_relu.DEAD": (2.0, dead()),
+    "dead_relu.SICK": (2.0, dead(middle("dead_relu.SICK", "dead_relu.DEAD"), loss=1.0)),
+    "dead_relu.PROBES": (NEVER, dead()),
+    "saturation.SATURATED": (2.0, saturated()),
+    "saturation.SURE": (2.0, sure_output()),
+    "saturation.CALM": (1e-9, saturated_suddenly()),
+    "saturation.FAR_OUT": (1e9, far_out()),
+    "saturation.GONE": (99.0, sure_output_without_signal()),
+    "saturation.PROBES": (NEVER, saturated()),
+    "saturation.FROM_THE_START": (NEVER, saturated()),
+    "disconnected.PROBES": (NEVER, cut_off()),
+    "disconnected.LOST_STEPS": (NEVER, cut_off(since=5)),
+    "disconnected.OWNERLESS_STEPS": (NEVER, ownerless()),
+    "lr_too_high.RESTLESS": (99.0, restless()),
+    "lr_too_high.RESTLESS_STEPS": (NEVER, restless()),
     "lr_too_high.HIGHER": (100.0, bold(0.2, lambda t: 2.0 if t < 5 else 50.0)),
     "lr_too_high.LEAP": (50.0, leap()),
     "lr_too_high.AFTERMATH": (5, leap(10)),
@@ -261,12 +452,19 @@ EFFECTS = {
     "stalled.CREEPING": (1e-10, motionless(weight=FRESH)),
     "stalled.MOVED": (1e-8, motionless()),
     "stalled.SAME": (1e6, motionless(lambda t: 1e-6 * 1.02**t)),
+    "stalled.CRAWLED": (1e-9, crawling(default("stalled.CRAWLED") / 2, loss=0.9)),
+    "stalled.CREPT": (1e-9, crawling(middle("stalled.CRAWLED", "stalled.CREPT"), loss=1.0)),
+    "stalled.CRAWLING_STEPS": (NEVER, crawling(default("stalled.CRAWLED") / 2, loss=0.9)),
     "nonfinite.SKIPPED_STEPS": (10, skipped()),
     "data_outlier.FAR": (6.0, outlier()),
     "data_outlier.FAR_LOSS": (5.0, outlier()),
     "data_outlier.UNSEEN": (3.0, outlier(norm=10**3.6, before=10**1.8)),
     "data_outlier.SAME_RATE": (0.5, outlier()),
-    "precedence.FOLLOWS": (5, burst_then_fade()),
+    "data_outlier.SPIKE": (99.0, thrown_back()),
+    "data_outlier.AFTERMATH": (NEVER, thrown_back()),
+    "data_outlier.WORSE": (99.0, thrown_back()),
+    "precedence.FOLLOWS": (5, nan_then_jump()),
+    "precedence.LONG_AFTER": (5, burst_then_fade()),
 }
 """For each threshold another value, and a run of which it makes another judgement."""
 
@@ -287,11 +485,29 @@ def test_it_decides_something(name):
     assert judged(records) == before
 
 
+EXAMPLES = (
+    two_bursts(),
+    chain(4.0),
+    bold(5.0),
+    outlier(),
+    motionless(),
+    skipped(),
+    dead(),
+    saturated(),
+    cut_off(),
+    ownerless(),
+    fed(100.0),
+    through_time(7.0, loss=1.0),
+    through_time(-7.0),
+    thrown_back(),
+)
+
+
 @pytest.mark.parametrize("name", THRESHOLDS)
 def test_no_detector_fails_with_an_extreme_value(name):
     """Very small and very large values make odd judgements, and no errors: a dropped detector would warn."""
     default = THRESHOLDS[name].default
     for value in (1, 10**6) if isinstance(default, int) else (1e-9, 1e6):
         with override({name: value}):
-            for records in (two_bursts(), chain(4.0), bold(5.0), outlier(), motionless(), skipped()):
+            for records in EXAMPLES:
                 judged(records)

@@ -122,7 +122,7 @@ CAUSES: tuple[Page, ...] = (
         "has become 0.00003, and a factor of 1.1 has become 14,000.",
         what_to_do=(
             "Use nn.LSTM or nn.GRU in place of nn.RNN: their gates let a signal pass unchanged.",
-            "Clip the gradients where they grow: gradwatch.ClipNorm(1.0).",
+            "Clip the gradients where they grow: gradwatch.watch(model, clip=gradwatch.ClipNorm(1.0)).",
             "Cut long sequences into shorter ones; begin an LSTM with a forget-gate bias of 1.",
         ),
         not_a_fault="Where only the last few time steps matter, it does not harm that early ones are forgotten.",
@@ -135,10 +135,11 @@ CAUSES: tuple[Page, ...] = (
         code="GW211",
         name="lr_too_high",
         title="The learning rate is too high",
-        what="The weights and the gradients are sound, but a step is so long that it replaces the weights.",
+        what="The weights and the gradients are of a usual size, but the steps are too long: each one replaces much of "
+        "what the weights held.",
         where="In the whole model, at the optimizer's setting.",
-        why="A step is learning rate times gradient (for Adam about the learning rate itself). What is usual "
-        "changes an update by about a thousandth of the weights; beyond a tenth, ten steps forget everything.",
+        why="A step is learning rate times gradient (for Adam about the learning rate itself). An update "
+        "of a thousandth of the weights is usual; beyond a tenth, ten steps forget what was learnt.",
         what_to_do=(
             (
                 "Lower the learning rate by the factor that the alarm names. 0.001 is a good start for Adam, 0.1 to "
@@ -209,11 +210,11 @@ CAUSES: tuple[Page, ...] = (
         code="GW221",
         name="unscaled_inputs",
         title="The inputs were not scaled",
-        what="The data go into the model in their own units: hundreds, millions, or some features large and others "
-        "small.",
+        what="The data go into the model as they come: hundreds, millions, millionths, or some features large and "
+        "others small.",
         where="At the first layer, which reads the data.",
         why="The gradient of a first-layer weight is proportional to its input. With large inputs these gradients "
-        "are large whatever the loss, and with features in different units no learning rate suits all of them.",
+        "are large whatever the loss, and where features differ in size no learning rate suits all of them.",
         what_to_do=(
             "Subtract the mean of each feature and divide by its standard deviation, both from the training data.",
             "Divide images by 255; take the logarithm of prices and counts.",
@@ -231,7 +232,7 @@ CAUSES: tuple[Page, ...] = (
         what="Loss and gradient leapt up from one step to the next, at the same learning rate and after an ordinary "
         "update: only the batch was new.",
         where="In the data of the step that is named.",
-        why="One sample is enough: a corrupt file, a missing division, a wrong unit, a target far out of range. A "
+        why="One sample is enough: a corrupt file, a missing division, metres for kilometres, a target far out of range. A "
         "loss that squares the error makes an error of a hundred count ten thousand times.",
         what_to_do=(
             "Look at that batch: x.abs().max(), y.abs().max().",
@@ -346,7 +347,10 @@ CAUSES: tuple[Page, ...] = (
         what_to_do=(
             "Go back to a checkpoint from before that step.",
             "Find what came before: the alarm before this one, or the gradient of the last good step.",
-            "Stop before the step next time: gradwatch.ClipNorm(1.0, error_if_nonfinite=True).",
+            (
+                "Stop before the step next time: "
+                "gradwatch.watch(model, clip=gradwatch.ClipNorm(1.0, error_if_nonfinite=True))."
+            ),
         ),
         not_a_fault="Never, except in a weight that is used as a mask and not trained.",
         see=("GW103", "GW211", "GW241"),
@@ -487,7 +491,7 @@ CAUSES: tuple[Page, ...] = (
         what_to_do=(
             (
                 "Divide attention scores by the square root of the head's width, as "
-                "nn.functional.scaled_dot_product_attention does."
+                "torch.nn.functional.scaled_dot_product_attention does."
             ),
             "Normalise queries and keys.",
             "Look at the scale of the inputs and of the weights before it.",
@@ -507,8 +511,8 @@ CAUSES: tuple[Page, ...] = (
         "zero, which is so at the first step. An expert that no sample of the batch chose gets nothing either.",
         what_to_do=(
             "Nothing has to be done.",
-            "A bias before BatchNorm can be saved: nn.Conv2d(..., bias=False).",
-            "If an expert is never chosen, give the choice a loss that balances them.",
+            "A bias before BatchNorm is of no use and can be left out: nn.Conv2d(..., bias=False).",
+            "If an expert is never chosen, add a term to the loss that makes the choices more even.",
         ),
         not_a_fault="It is none.",
         see=("GW108", "GW262"),
@@ -603,7 +607,7 @@ CAUSES: tuple[Page, ...] = (
     Page(
         code="GW283",
         name="eps_too_large",
-        title="Adam's eps drowns the gradients",
+        title="Adam's eps is larger than the gradients",
         what="The optimizer divides every gradient by about the same number, whatever its size: that is eps, which "
         "should be far smaller than any gradient.",
         where="At the optimizer's setting.",

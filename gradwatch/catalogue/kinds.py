@@ -10,7 +10,8 @@ KINDS: tuple[Page, ...] = (
         name="exploding",
         title="The gradients are far too large",
         what="The gradients have become far larger than is usual for this run, or they are so large from the start "
-        "that one step replaces the weights in place of improving them.",
+        "that one step replaces the weights in place of improving them. Or they grow from layer to layer, or from "
+        "time step to time step, on their way back from the loss.",
         where="The layers whose gradients are farthest above their own usual size are named, the worst first. Where "
         "the signal grows from layer to layer, these are the first layers of the model.",
         why="The backward pass multiplies one factor for each layer it goes through. Where these factors are above "
@@ -27,17 +28,17 @@ KINDS: tuple[Page, ...] = (
         ),
         not_a_fault="Single spikes are ordinary in many trainings and raise no alarm. If large gradients come with "
         "every epoch on purpose, such as after a change of data, suppress the alarm with a reason.",
-        see=("GW102", "GW203", "GW211", "GW282"),
+        see=("GW102", "GW203", "GW207", "GW211", "GW282", "GW284"),
     ),
     Page(
         code="GW102",
         name="vanishing",
         title="The learning signal does not reach the first layers",
         what="The gradients become smaller and smaller on their way back from the loss, until the first layers "
-        "receive next to nothing. They stay as they were initialised, although the loss may look alive, because the "
-        "last layers still learn.",
+        "receive next to nothing. They stay as they were initialised, although the loss may still fall, because the "
+        "last layers still learn. Or the signal breaks off at one place, or fades from time step to time step.",
         where="The layers that receive too little are named, the weakest first. They are compared with the layers "
-        "nearest to the loss at the same step.",
+        "nearest to the loss at the same step. Where it fades through time, the recurrent layer is named.",
         why="The backward pass multiplies one factor for each layer it goes through. Where these factors are below "
         "1, the product shrinks exponentially: a sigmoid passes on a quarter at most, which leaves less than a "
         "millionth after ten of them.",
@@ -67,7 +68,10 @@ KINDS: tuple[Page, ...] = (
             "Check the batch of that step: torch.isfinite(x).all().",
             "Guard divisions, logarithms and roots: torch.log(p.clamp_min(1e-12)).",
             "In half precision, use bfloat16 in place of float16.",
-            "Stop before the step next time: gradwatch.ClipNorm(1.0, error_if_nonfinite=True).",
+            (
+                "Stop before the step next time: "
+                "gradwatch.watch(model, clip=gradwatch.ClipNorm(1.0, error_if_nonfinite=True))."
+            ),
         ),
         not_a_fault="Single steps that a GradScaler skips are how it works, and raise no alarm.",
         see=("GW231", "GW241", "GW242", "GW243", "GW244", "GW245"),
@@ -76,7 +80,7 @@ KINDS: tuple[Page, ...] = (
         code="GW104",
         name="dead_relu",
         title="Units are switched off for every sample, for good",
-        what="Many units of a layer put out exactly zero for every sample that they see. Such a unit passes no "
+        what="Nearly all units of a layer put out exactly zero for every sample that they see. Such a unit passes no "
         "gradient on either, so that it cannot learn its way back: it is dead.",
         where="The layers with the largest share of dead units are named.",
         why="A ReLU makes negative numbers zero, and its slope is zero there. Where the input is negative for all "
@@ -98,8 +102,8 @@ KINDS: tuple[Page, ...] = (
         what="Most values of a sigmoid, a tanh or a softmax lie at the ends, where the curve is flat. There, a "
         "change of the input changes next to nothing, so that next to no gradient comes back.",
         where="The layers with the largest saturated share are named.",
-        why="The input of the activation is too large: through large weights, inputs in large units, or training "
-        "that has pushed the weights up for long.",
+        why="The input of the activation is too large: through large weights, large inputs, or training that has "
+        "pushed the weights up for long.",
         what_to_do=(
             "Scale the inputs to mean 0 and standard deviation 1.",
             "Use Xavier initialisation, and a normalisation layer before the activation.",
@@ -110,15 +114,15 @@ KINDS: tuple[Page, ...] = (
         ),
         not_a_fault="The gates of an LSTM, and the last layer of a classifier that has learnt its task, are "
         "saturated because they are sure.",
-        see=("GW201", "GW203", "GW221", "GW251"),
+        see=("GW201", "GW203", "GW221", "GW251", "GW255"),
     ),
     Page(
         code="GW106",
         name="lr_too_high",
         title="The steps are far too large",
         what="Each step changes the weights by so much that it undoes what was learnt: an update is about as large "
-        "as the weights themselves, the loss rises far above where it began, or everything blew up right after the "
-        "learning rate had leapt up.",
+        "as the weights themselves, the loss rises far above where it began, steps stay large while the loss does not "
+        "get better, or everything blew up right after the learning rate had leapt up.",
         where="It is about the whole model; the weights that change most are named first.",
         why="The gradient tells the right direction only nearby. A step that is too long lands on the other side of "
         "the valley, higher than before, where the gradient is larger still.",
@@ -164,27 +168,28 @@ KINDS: tuple[Page, ...] = (
         "They stay as they are for the whole training.",
         where="The layers that are cut off are named.",
         why="The loss does not depend on them, because the graph was cut on the way (detach, .item(), .data, numpy, "
-        "torch.no_grad, an argmax), because the layer is never called, or because its weights were never handed to "
-        "the optimizer.",
+        "torch.no_grad, an argmax), because something multiplies what comes out of them by zero, or because they were "
+        "never handed to the optimizer.",
         what_to_do=(
             "Look for detach(), .data, .item(), numpy() and torch.no_grad() between that layer and the loss.",
-            "Check that forward() calls the layer, and that lists of layers are nn.ModuleList.",
+            "Check that forward() uses what the layer gives, in every step.",
             "Check that the optimizer was made from model.parameters() after the layer was added.",
             "If it is meant to rest, say so: requires_grad_(False).",
         ),
-        not_a_fault="Experts and branches that are used now and then, and layers that are unfrozen later.",
+        not_a_fault="Experts and branches that are used now and then, layers that forward() never calls, and layers that "
+        "are unfrozen later.",
         see=("GW271", "GW272", "GW261", "GW262"),
     ),
     Page(
         code="GW109",
         name="input_scale",
-        title="The inputs are in units that the model cannot digest",
+        title="The inputs are far too large, too small or too uneven",
         what="The numbers that go into the model are very large or very small, or some features are thousands of "
         "times as large as others.",
         where="The first layer, which reads the data, is named.",
         why="The gradient of a weight is proportional to its input. With inputs in the thousands the first layer's "
         "gradient is thousands of times larger than the others', and no learning rate suits all of them. A small "
-        "feature beside a large one is not heard.",
+        "feature beside a large one has next to no say.",
         what_to_do=(
             (
                 "Subtract the mean of each feature and divide by its standard deviation, both taken from the "
@@ -201,13 +206,17 @@ KINDS: tuple[Page, ...] = (
         name="data_outlier",
         title="One single batch is far off",
         what="A batch had a loss hundreds of times and a gradient thousands of times the usual, although the step "
-        "before was an ordinary one and the learning rate had not changed.",
+        "before was an ordinary one and the learning rate had not changed. Or its gradient alone leapt up, and the loss "
+        "has been worse ever since.",
         where="It is not in the model but in the data of this step. The layers with the largest gradients are named.",
         why="The weights were good a moment ago, so that only what they were shown can have changed: a corrupt "
-        "sample, a wrong unit in one file, a missing division, a label far out of range.",
+        "sample, metres in place of kilometres in one file, a missing division, a label far out of range.",
         what_to_do=(
             "Look at the batch of that step: its largest input and its largest target.",
-            "Clip the gradients, so that one batch cannot do much harm: gradwatch.ClipNorm.",
+            (
+                "Clip the gradients, so that one batch cannot do much harm: "
+                "gradwatch.watch(model, clip=gradwatch.ClipNorm(1.0))."
+            ),
             "If the loss does not come back, go on from the checkpoint before it.",
         ),
         not_a_fault="Data with rare extreme values that matter, such as insurance claims. Then clip, or use a loss "

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from gradwatch._baselines import Course
 from gradwatch._depth import DepthProfiles
 from gradwatch._scene import Forward
 from gradwatch._signal import SignalProfiles
@@ -65,18 +66,18 @@ class Detector(Protocol):
 
 def default_detectors() -> tuple[Detector, ...]:
     """One detector of every kind, root causes first; they share what they derive from a step."""
-    depth, weights, forward = DepthProfiles(), Weights(), Forward()
+    depth, weights, forward, course = DepthProfiles(), Weights(), Forward(), Course()
     signal = SignalProfiles(forward)
     return (
         NonfiniteDetector(),
         DataOutlierDetector(weights),
-        LrTooHighDetector(weights),
-        ExplodingDetector(depth, weights, signal, forward),
+        LrTooHighDetector(weights, course),
+        ExplodingDetector(depth, weights, signal, forward, course),
         DisconnectedDetector(forward),
-        DeadReluDetector(forward),
-        SaturationDetector(forward, weights),
-        InputScaleDetector(forward, weights),
-        VanishingDetector(depth, weights, signal),
+        DeadReluDetector(forward, course),
+        SaturationDetector(forward, weights, course),
+        InputScaleDetector(forward, weights, course),
+        VanishingDetector(depth, weights, signal, course),
+        StalledDetector(weights, course),
         ThroughTimeDetector(weights),
-        StalledDetector(weights),
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from gradwatch._baselines import STALLED_STEPS, Episode, Learning, Progress, counts
+from gradwatch._baselines import STALLED_STEPS, Course, Episode, Learning, Progress, counts
 from gradwatch._scene import Calls, Forward
 from gradwatch.detectors._base import Remembering
 from gradwatch.records import Incident, Severity, StepRecord
@@ -51,8 +51,9 @@ class DeadReluDetector(Remembering[_DeadState]):
 
     kind = "dead_relu"
 
-    def __init__(self, forward: Forward | None = None) -> None:
+    def __init__(self, forward: Forward | None = None, course: Course | None = None) -> None:
         super().__init__(_DeadState)
+        self._course = course or Course()
         self._forward = forward or Forward()
 
     def observe(self, record: StepRecord) -> list[Incident]:
@@ -60,8 +61,7 @@ class DeadReluDetector(Remembering[_DeadState]):
         if not counts(record):
             return []
         state = self._memory.of(record.optimizer)
-        state.learning.update(record.loss)
-        state.progress.update(record.loss)
+        state.learning, state.progress = self._course.follow(record, state.learning, state.progress)
         if record.weight_norm is not None:
             state.zero = [record.layers[index].module for index in np.flatnonzero(record.weight_norm == 0).tolist()]
         if (calls := self._forward.of(record)) is None:

@@ -10,7 +10,18 @@ from typing import Any
 
 import numpy as np
 
-from gradwatch._baselines import STALLED_STEPS, WARM_STEPS, Episode, Learning, Level, Progress, Streaks, Usual, counts
+from gradwatch._baselines import (
+    STALLED_STEPS,
+    WARM_STEPS,
+    Course,
+    Episode,
+    Learning,
+    Level,
+    Progress,
+    Streaks,
+    Usual,
+    counts,
+)
 from gradwatch._decades import number, power
 from gradwatch._depth import FADE, DepthProfiles, Profile
 from gradwatch._memory import Memory, PerLayers
@@ -66,7 +77,9 @@ class ExplodingDetector:
         weights: Weights | None = None,
         signal: SignalProfiles | None = None,
         forward: Forward | None = None,
+        course: Course | None = None,
     ) -> None:
+        self._course = course or Course()
         self._depth = depth or DepthProfiles()
         self._signal = signal or SignalProfiles(forward)
         self._forward = forward or Forward()
@@ -89,8 +102,7 @@ class ExplodingDetector:
         state = self._memory.of(record.optimizer)
         state.total.shift(state.usual.follow(self._names.of(record), record.grad_norm))
         state.weights = self._weights.scale(record) or state.weights
-        state.progress.update(record.loss)
-        state.learning.update(record.loss)
+        state.learning, state.progress = self._course.follow(record, state.learning, state.progress)
         findings = self._findings(record, state)
         state.streaks.update(dict.fromkeys(findings, 0.0))
         ripe = state.streaks.ripe(_PATIENCE)
@@ -155,7 +167,8 @@ def _carried_by_one(record: StepRecord, state: _ExplodingState) -> bool:
     """Whether one layer alone outweighs the whole model's usual norm, far above its own usual: diluted by the rest."""
     alone = record.grad_norm >= power(state.total.peak)
     far = power(state.total.limit - state.total.mean)
-    return bool((alone & (record.grad_norm >= far * state.usual.norm)).any())
+    with np.errstate(over="ignore"):
+        return bool((alone & (record.grad_norm >= far * state.usual.norm)).any())
 
 
 def _piled(record: StepRecord, calls: Calls) -> int | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from gradwatch._baselines import STALLED_STEPS, Episode, Learning, counts
+from gradwatch._baselines import STALLED_STEPS, Course, Episode, Learning, Progress, counts
 from gradwatch._decades import number
 from gradwatch._scene import Forward
 from gradwatch._sizes import LARGE_INPUT, SMALL_INPUT
@@ -25,6 +25,7 @@ class _InputState:
 
     episode: Episode = field(default_factory=Episode)
     learning: Learning = field(default_factory=Learning)
+    progress: Progress = field(default_factory=Progress)
     fresh: bool = False
     seen: bool = False
     odd: int = 0
@@ -39,8 +40,11 @@ class InputScaleDetector(Remembering[_InputState]):
 
     kind = "input_scale"
 
-    def __init__(self, forward: Forward | None = None, weights: Weights | None = None) -> None:
+    def __init__(
+        self, forward: Forward | None = None, weights: Weights | None = None, course: Course | None = None
+    ) -> None:
         super().__init__(_InputState)
+        self._course = course or Course()
         self._forward = forward or Forward()
         self._weights = weights or Weights()
 
@@ -49,7 +53,7 @@ class InputScaleDetector(Remembering[_InputState]):
         if not counts(record):
             return []
         state = self._memory.of(record.optimizer)
-        state.learning.update(record.loss)
+        state.learning, state.progress = self._course.follow(record, state.learning, state.progress)
         if not state.seen and record.weight_norm is not None:
             state.seen, state.fresh = True, self._weights.is_fresh(record)
         if (calls := self._forward.of(record)) is None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gradwatch._baselines import STALLED_STEPS, WARM_STEPS, Episode, Learning, Progress, Streaks, counts
+from gradwatch._baselines import STALLED_STEPS, WARM_STEPS, Course, Episode, Learning, Progress, Streaks, counts
 from gradwatch._decades import number
 from gradwatch._memory import Memory
 from gradwatch._weights import BOLD, REPLACED, Weights, WeightScale
@@ -46,7 +46,7 @@ class _RateState:
     """What is remembered of one optimizer.
 
     Attributes:
-        course: Of the loss.
+        progress: Of the loss.
         learning: Of the loss since the first step.
         usual: Update over weight of late, a geometric mean over the samples.
         first_loss: The loss before the first step; 0 where it was not told or tells nothing.
@@ -65,7 +65,7 @@ class _RateState:
     episode: Episode = field(default_factory=Episode)
     streaks: Streaks = field(default_factory=Streaks)
     weights: WeightScale = field(default_factory=WeightScale)
-    course: Progress = field(default_factory=Progress)
+    progress: Progress = field(default_factory=Progress)
     learning: Learning = field(default_factory=Learning)
     usual: float = 0.0
     first_loss: float = 0.0
@@ -90,7 +90,8 @@ class LrTooHighDetector:
 
     kind = "lr_too_high"
 
-    def __init__(self, weights: Weights | None = None) -> None:
+    def __init__(self, weights: Weights | None = None, course: Course | None = None) -> None:
+        self._course = course or Course()
         self._weights = weights or Weights()
         self._memory = Memory(_RateState)
 
@@ -112,8 +113,7 @@ class LrTooHighDetector:
         _follow_rate(record, state)
         state.weights = self._weights.scale(record) or state.weights
         self._measure(record, state)
-        state.course.update(record.loss)
-        state.learning.update(record.loss)
+        state.learning, state.progress = self._course.follow(record, state.learning, state.progress)
         findings = self._findings(record, state)
         ripe: list[str] = []
         if findings or state.streaks.lasted:
@@ -148,7 +148,7 @@ class LrTooHighDetector:
             findings["replaced"] = lambda: _bold(record, state, "replaced")
         if state.update >= BOLD and record.loss is not None and record.loss >= HIGHER * state.first_loss > 0:
             findings["diverged"] = lambda: _bold(record, state, "diverged")
-        if state.usual >= RESTLESS and state.course.since >= RESTLESS_STEPS and state.learning.poor(STALLED_STEPS):
+        if state.usual >= RESTLESS and state.progress.since >= RESTLESS_STEPS and state.learning.poor(STALLED_STEPS):
             findings["restless"] = lambda: _bold(record, state, "restless")
         return findings
 
@@ -208,7 +208,7 @@ def _bold(record: StepRecord, state: _RateState, rule: str) -> Incident:
         message = f"Training makes the model worse: the loss is {times} times what it was before the first step, and "
         return _incident(record, state, rule, message + share + ".", value=state.update, threshold=BOLD)
     message = f"The model jumps about and learns nothing: {share}, and the loss has not improved for "
-    return _incident(record, state, rule, f"{message}{state.course.since} steps.", value=state.update, threshold=BOLD)
+    return _incident(record, state, rule, f"{message}{state.progress.since} steps.", value=state.update, threshold=BOLD)
 
 
 def _incident(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from gradwatch._baselines import STALLED_STEPS, WARM_STEPS, Episode, Learning, Progress, Signal, counts
+from gradwatch._baselines import STALLED_STEPS, WARM_STEPS, Course, Episode, Learning, Progress, Signal, counts
 from gradwatch._scene import Calls, Forward
 from gradwatch._weights import Weights, WeightScale
 from gradwatch.detectors._base import Remembering
@@ -73,8 +73,11 @@ class SaturationDetector(Remembering[_SaturationState]):
 
     kind = "saturation"
 
-    def __init__(self, forward: Forward | None = None, weights: Weights | None = None) -> None:
+    def __init__(
+        self, forward: Forward | None = None, weights: Weights | None = None, course: Course | None = None
+    ) -> None:
         super().__init__(_SaturationState)
+        self._course = course or Course()
         self._forward = forward or Forward()
         self._weights = weights or Weights()
 
@@ -84,8 +87,7 @@ class SaturationDetector(Remembering[_SaturationState]):
             return []
         state = self._memory.of(record.optimizer)
         state.count += 1
-        state.learning.update(record.loss)
-        state.progress.update(record.loss)
+        state.learning, state.progress = self._course.follow(record, state.learning, state.progress)
         state.lost = state.signal.lost(record.total_norm)
         state.weights = self._weights.scale(record) or state.weights
         if (calls := self._forward.of(record)) is None:

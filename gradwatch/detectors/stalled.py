@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gradwatch._baselines import STALLED_STEPS, WARM_STEPS, Episode, Learning, Progress, counts
+from gradwatch._baselines import STALLED_STEPS, WARM_STEPS, Course, Episode, Learning, Progress, counts
 from gradwatch._decades import number
 from gradwatch._memory import Memory
 from gradwatch._weights import Weights
@@ -76,6 +76,7 @@ class _StalledState:
     lasted: int = 0
     clip: float = 0.0
     learning: Learning = field(default_factory=Learning)
+    course: Progress = field(default_factory=Progress)
     crawled: int = 0
 
 
@@ -88,7 +89,8 @@ class StalledDetector:
 
     kind = "stalled"
 
-    def __init__(self, weights: Weights | None = None) -> None:
+    def __init__(self, weights: Weights | None = None, course: Course | None = None) -> None:
+        self._course = course or Course()
         self._weights = weights or Weights()
         self._memory = Memory(_StalledState)
 
@@ -110,7 +112,7 @@ class StalledDetector:
             self._measure(record, ratios, state)
         state.path += state.update if state.update < math.inf else 0.0
         state.way += state.together
-        state.learning.update(record.loss)
+        state.learning, state.course = self._course.follow(record, state.learning, state.course)
         at_rest = state.update < (CREEPING if state.fresh else MOTIONLESS) and state.path < MOVED
         learning, way = state.learning, state.way
         crawls = (way < CRAWLED and learning.hardly(CRAWLING_STEPS)) or (

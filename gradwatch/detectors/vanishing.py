@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gradwatch._baselines import STALLED_STEPS, WARM_STEPS, Episode, Learning, Progress, Signal, Streaks, counts
+from gradwatch._baselines import STALLED_STEPS, WARM_STEPS, Course, Episode, Learning, Progress, Signal, Streaks, counts
 from gradwatch._decades import fraction, power
 from gradwatch._depth import FADE, DepthProfiles, Profile
 from gradwatch._memory import Memory
@@ -95,7 +95,9 @@ class VanishingDetector:
         depth: DepthProfiles | None = None,
         weights: Weights | None = None,
         signal: SignalProfiles | None = None,
+        course: Course | None = None,
     ) -> None:
+        self._course = course or Course()
         self._depth = depth or DepthProfiles()
         self._signal = signal or SignalProfiles()
         self._weights = weights or Weights()
@@ -114,9 +116,8 @@ class VanishingDetector:
         if not counts(record):
             return []
         state = self._memory.of(record.optimizer)
-        state.progress.update(record.loss)
         state.weights = self._weights.scale(record) or state.weights
-        state.learning.update(record.loss)
+        state.learning, state.progress = self._course.follow(record, state.learning, state.progress)
         profile = self._depth.of(record)
         state.lost = state.signal.lost(record.total_norm)
         if state.nothing >= 0:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from zoo import blind_faulty, blind_healthy
-from zoo.blind_faulty import Blind
+from zoo.core import Registry
 
-SCENARIOS = Blind()
+SCENARIOS = Registry()
 for scenario in (*blind_faulty.SCENARIOS, *blind_healthy.SCENARIOS):
     SCENARIOS.put(scenario)

@@ -46,6 +46,7 @@ CAUSES = frozenset(
         "nonfinite_weight",
         "nonfinite_input",
         "unsuited_loss",
+        "unscaled_logits",
         "dead_by_bias",
         "dead_by_learning_rate",
         "zero_gradient_structural",

@@ -252,7 +252,7 @@ add("tanh_output_out_of_range", S, "targets around 10 are asked of a tanh output
     {"squash": "none"}, ("unsuited_loss", "saturating_activations"), accept=("stalled", "vanishing"),
     faulty_layers=("body.linears.2",), steps=200)  # fmt: skip
 add("attention_one_hot", S, "attention logits multiplied by 1000: one-hot softmax from the start",
-    sharp_attention, {"sharp": 1000.0}, {"sharp": 1.0}, LOUD, accept=("vanishing",),
+    sharp_attention, {"sharp": 1000.0}, {"sharp": 1.0}, ("unscaled_logits", *LOUD), accept=("vanishing",),
     faulty_layers=("layers.0.attend",), steps=250)  # fmt: skip
 add("tanh_weights_x200_at_60", S, "a bug multiplies a tanh stack's weights by 200 at step 60", loud_late,
     {"at": 60, "factor": 200.0}, {"at": 60, "factor": 1.0},
