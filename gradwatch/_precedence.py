@@ -31,8 +31,8 @@ CONSEQUENCES: Mapping[str, frozenset[str]] = {
     "input_scale": _BLOWN_UP,
     "exploding": _BLOWN_UP - {"exploding"},
     "disconnected": frozenset({"vanishing", "stalled"}),
-    "dead_relu": (_SILENT - {"dead_relu"}) | {"disconnected"},
-    "saturation": (_SILENT - {"saturation"}) | {"input_scale", "disconnected"},
+    "dead_relu": _SILENT | {"disconnected"},
+    "saturation": _SILENT | {"input_scale", "disconnected"},
     "vanishing": (_SILENT - {"vanishing"}) | {"input_scale", "disconnected"},
     "stalled": frozenset({"input_scale"}),
 }

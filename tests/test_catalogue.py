@@ -18,6 +18,7 @@ ROOT = Path(gradwatch.__file__).parent
 
 JARGON = (
     "activation",
+    "argmax",
     "autocast",
     "backprop",
     "backward",
@@ -28,16 +29,20 @@ JARGON = (
     "clipping",
     "convolutions?",
     "cross-entropy",
+    "embedding",
     "epochs?",
     "eps",
     "expert",
+    "feature",
     "fine-tuning",
     "float16",
+    "frozen",
     "GELU",
     "gradient",
     "GradScaler",
     "graph",
     "GRU",
+    "half precision",
     "hyperparameter",
     "initialisation",
     "Kaiming",
@@ -61,12 +66,15 @@ JARGON = (
     "regularisation",
     "ReLU",
     "residual",
+    "sample",
     "saturated",
     "schedule",
     "SGD",
     "shortcut",
     "sigmoid",
+    "slope",
     "softmax",
+    "standard deviation",
     "tanh",
     "tensor",
     "unit",
@@ -76,7 +84,7 @@ JARGON = (
 )
 """Words that a newcomer does not know. Each that a page uses must be explained with it; the others must not occur."""
 
-EVERYDAY = {"epochs?", "convolutions?"}  # said in passing, in examples that a reader can skip
+EVERYDAY = {"convolutions?"}  # said in passing, in examples that a reader can skip
 
 
 def named(call: str) -> set[str]:

@@ -72,6 +72,8 @@ class ForwardProbe:
         self._follows_time = through_time
         self._known: dict[int, Known] = {}
         self._failed = False
+        self._functional: set[str] = set()
+        """Layers whose activation no module stands for: from the next look on, what they give it is looked at, too."""
         self._clear()
 
     def _clear(self) -> None:
@@ -79,6 +81,7 @@ class ForwardProbe:
         self._counts: dict[int | str, int] = {}
         self._channels_first = False
         self._last_layer = ""
+        self._before_function: Tensor | None = None
         self._described: dict[int, tuple[weakref.ref[Tensor], int, Sample]] = {}
         self._statistics = Statistics()
         self._backward_began = self._knows_carried = False
@@ -211,6 +214,8 @@ class ForwardProbe:
         if known.has_weights:
             self._channels_first = known.channels_first
             self._last_layer = known.name
+            is_read = known.name in self._functional
+            self._before_function = sample_of(result, channels_first=known.channels_first) if is_read else None
 
     def _counts_call(self, of: int | str) -> bool:
         """Count a call of a module, or of an activation after a layer; whether it is one of the first."""
@@ -224,6 +229,10 @@ class ForwardProbe:
             return
         if not self._counts_call(self._last_layer):
             return
+        self._functional.add(self._last_layer)
+        if (values := self._before_function) is not None:
+            row = len(self._calls)
+            self._statistics.add(Sample(values, means=[(row, "in")], row=row))
         self._describe_output(kind, given)
         self._note(Call(self._last_layer, kind, joined=True, from_data=False), given)
 

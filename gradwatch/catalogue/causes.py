@@ -232,8 +232,8 @@ CAUSES: tuple[Page, ...] = (
         what="Loss and gradient leapt up from one step to the next, at the same learning rate and after an ordinary "
         "update: only the batch was new.",
         where="In the data of the step that is named.",
-        why="One sample is enough: a corrupt file, a missing division, metres for kilometres, a target far out of range. A "
-        "loss that squares the error makes an error of a hundred count ten thousand times.",
+        why="One sample is enough: a corrupt file, a missing division, metres for kilometres, a target far out of "
+        "range. A loss that squares the error makes an error of a hundred count ten thousand times.",
         what_to_do=(
             "Look at that batch: x.abs().max(), y.abs().max().",
             "Clip the gradients at about twice their usual norm.",

@@ -176,8 +176,8 @@ KINDS: tuple[Page, ...] = (
             "Check that the optimizer was made from model.parameters() after the layer was added.",
             "If it is meant to rest, say so: requires_grad_(False).",
         ),
-        not_a_fault="Experts and branches that are used now and then, layers that forward() never calls, and layers that "
-        "are unfrozen later.",
+        not_a_fault="Experts and branches that are used now and then, layers that forward() never calls, and layers "
+        "that are unfrozen later.",
         see=("GW271", "GW272", "GW261", "GW262"),
     ),
     Page(
@@ -206,8 +206,8 @@ KINDS: tuple[Page, ...] = (
         name="data_outlier",
         title="One single batch is far off",
         what="A batch had a loss hundreds of times and a gradient thousands of times the usual, although the step "
-        "before was an ordinary one and the learning rate had not changed. Or its gradient alone leapt up, and the loss "
-        "has been worse ever since.",
+        "before was an ordinary one and the learning rate had not changed. Or its gradient alone leapt up, and the "
+        "loss has been worse ever since.",
         where="It is not in the model but in the data of this step. The layers with the largest gradients are named.",
         why="The weights were good a moment ago, so that only what they were shown can have changed: a corrupt "
         "sample, metres in place of kilometres in one file, a missing division, a label far out of range.",

@@ -21,10 +21,11 @@ def dead_by_bias(incident: Incident, _record: StepRecord, _model: ModelInfo) -> 
     if not (mean < 0 and -mean > _FAR_BELOW * std):
         return None
     layer, activation = facts["layer"], facts["activation"]
+    its = "its ReLU" if activation == layer else activation
     return Cause(
         name="dead_by_bias",
         confidence=0.8 if -mean > 3 * _FAR_BELOW * std else 0.6,
-        evidence=f"{layer} gives {activation} values of {number(mean)} on average, varying by only {number(std)}: its "
+        evidence=f"{layer} gives {its} values of {number(mean)} on average, varying by only {number(std)}: its "
         "bias has pushed all of them below zero",
         remedies=(
             Remedy(
