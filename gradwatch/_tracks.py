@@ -51,6 +51,7 @@ class Tracks:
         """Number these optimizers in this order, ahead of any other."""
         for optimizer in optimizers:
             self.of(optimizer)
+        self.probing.prepare(self.live())  # a resumed run may be due at its first step
 
     def concerns(self, optimizer: Optimizer) -> bool:
         """Whether this optimizer is watched."""

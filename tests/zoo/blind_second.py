@@ -29,7 +29,8 @@ LARGE = ("large_weights", "no_normalisation")
 def table(name: str, size: int, seed: int, change: Callable[[Tensor, Tensor], Batch] | None = None) -> Iterator[Batch]:
     """Batches of a table in its own units, after ``change``; standardised without one."""
     x, y = data.table(name, standardise=change is None)
-    return data.batches(*(change(x, y) if change else (x, y)), size, seed)
+    x, y = change(x, y) if change else (x, y)
+    return data.batches(x, y, size, seed)
 
 
 def filled(model: nn.Module, fill: Callable[[Tensor], object] | None) -> nn.Module:
@@ -345,12 +346,12 @@ def below_zero(seed: int, *, last: bool) -> Run:
     return fit(seed, Priced(last=last), optim.Adam, 5e-3, loss=squared_error, stream=stream)
 
 
-def centred(seed: int, lr: float) -> Run:
-    """Targets that are centred but not scaled."""
+def uncentred(seed: int, lr: float) -> Run:
+    """Targets that are scaled but not centred."""
     x, y = data.table("diabetes")
     model = models.Stack([10, 48, 48, 1])
-    stream = data.batches(x, y * 80.0, 32, seed)
-    return fit(seed, model, optim.SGD, lr, loss=squared_error, stream=stream)
+    stream = data.batches(x, y + 10.0, 32, seed)
+    return fit(seed, model, optim.Adam, lr, loss=squared_error, stream=stream)
 
 
 def sparse_code(seed: int, penalty: float) -> Run:
@@ -377,7 +378,7 @@ def folded(seed: int, times: float) -> Run:
     """A trained net whose BatchNorm is folded into the convolutions before it is tuned further on noisy images."""
     model = PlainNet(3, 12)
     x, y = data.digits()
-    model = pretrained(model, seed, 40)
+    pretrained(model, seed, 40)
     with torch.no_grad():
         model.convs[1].bias.sub_(times)
     noisy = x + 0.5 * torch.randn(x.shape, generator=data.rng(seed, 41))
@@ -397,15 +398,17 @@ add(
     accept=("stalled", "vanishing"),
 )
 add(
-    "unscaled_targets_kill_relu",
+    "adam_0.5_kills_relu",
     D,
-    "targets of deviation 80 under a rate for standardised ones: the first steps kill all units",
-    centred,
-    {"lr": 0.02},
-    {"lr": 2e-5},
-    ("dead_by_learning_rate", "lr_too_high", "dead_by_bias"),
-    steps=200,
-    faulty_layers=upto("linears", 2),
+    "uncentred targets under Adam with a rate of 0.5: the first steps kill the second layer",
+    uncentred,
+    {"lr": 0.5},
+    {"lr": 5e-3},
+    ("dead_by_learning_rate", "lr_too_high"),
+    steps=150,
+    onset=4,
+    check="dead",
+    faulty_layers=("linears.1",),
     accept=("exploding", "lr_too_high", "input_scale"),
 )
 add(
@@ -597,7 +600,7 @@ add(
     {"capped": False},
     {"capped": True},
     (*HIGH, "lr_jumped"),
-    steps=150,
+    steps=110,
     accept=DIVERGES,
 )
 add(

@@ -172,7 +172,7 @@ def resnet(seed: int, kind: Callable[[int], nn.Module] = nn.BatchNorm2d, gamma: 
     for block in model.blocks:
         nn.init.constant_(block.norm2.weight, gamma)
     run = fit(seed, model, optim.SGD, 0.1, momentum=0.9, weight_decay=5e-4, nesterov=True, size=32)
-    return following(run, schedulers.MultiStepLR(run.optimizer, [70, 110], 0.1))
+    return following(run, schedulers.MultiStepLR(run.optimizer, [60, 90], 0.1))
 
 
 def separable(seed: int) -> Run:
@@ -314,7 +314,7 @@ for name, trap, make, options in (
     ("ok_masked_images", "most inputs are zero", masked_images, {}),
     ("ok_bernoulli_images", "a sigmoid at the end that is sure of blank pixels", bernoulli, {}),
 ):
-    add(name, trap, make, 140, **options)
+    add(name, trap, make, 110, **options)
 add("ok_vae_kl_fades_in", "the loss grows as its second term fades in", warmed_vae, 200)
 add("ok_gan_batchnorm", "two nets in turns, losses rise and fall", gan, 200, "bounded", norm=True)
 add("ok_gan_leaky", "two nets in turns, losses rise and fall", gan, 200, "bounded")

@@ -31,7 +31,7 @@ FAULTY = (
     "pixels_255_convs",
     "table_batch_x1e6",
 )
-"""Every kind, as modules and as functions, from the start and later on. The corpus says which first causes are right."""
+"""Every kind, as modules and as functions, from the start and later on. Right first causes are in the corpus."""
 
 HEALTHY = (
     "ok_warmup_cosine",
