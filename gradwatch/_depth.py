@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,7 @@ from gradwatch.records import Float64Array, Int64Array, Layer, StepRecord
 FADE = 3.0
 """Decades across the depth. Healthy nets stay within about one; half of three decades is already slow learning."""
 
+_STACKED = re.compile(r"_l(\d+)(?:_reverse)?$")
 _MAX_POINTS = 32  # more pairs of modules than 500 tell no more of a trend
 _MIN_TREND = 4  # two layers have no trend, and three only just
 
@@ -83,7 +85,7 @@ class _Chain:
         for index, layer in enumerate(layers):
             if layer.numel == 0 or layer.module_type.startswith("Embedding"):
                 continue
-            module = layer.module or layer.name
+            module = _link(layer)
             members.setdefault(module, []).append(index)
             if len(layer.shape) > 1:
                 deep.add(module)
@@ -111,6 +113,14 @@ class _Chain:
         kept = sizes > 0
         starts = np.cumsum(sizes[kept]) - sizes[kept]
         return _Links(tuple(self._modules[kept].tolist()), self._params[present], starts, line(len(starts)))
+
+
+def _link(layer: Layer) -> str:
+    """The module; of a recurrent one with several layers the first weight of each of them."""
+    stack = _STACKED.search(layer.name)
+    if stack is not None and layer.module_type in ("RNN", "LSTM", "GRU"):
+        return f"{layer.module}.weight_ih_l{stack[1]}" if layer.module else f"weight_ih_l{stack[1]}"
+    return layer.module or layer.name
 
 
 @dataclass(frozen=True, eq=False)

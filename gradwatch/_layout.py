@@ -7,6 +7,7 @@ a parameter was replaced, parametrized, frozen, added to the optimizer, or a laz
 
 from __future__ import annotations
 
+import gc
 import sys
 import weakref
 from collections.abc import Iterator
@@ -105,6 +106,7 @@ class Layouts:
         """Optimizers of other models, with the parameters that showed it."""
         self._ids: set[int] = set()
         self._trainable: list[weakref.ref[nn.Parameter]] = []
+        self._searched: set[int] = set()
         self._claimed: set[int] = set()
         """Parameters that some optimizer owns which has stepped, watched or not."""
         self._claimants: weakref.WeakKeyDictionary[Optimizer, int] = weakref.WeakKeyDictionary()
@@ -129,10 +131,20 @@ class Layouts:
         """From the id of each parameter to the name of the module that holds it, as the model is now."""
         return {id(entry.parameter): entry.module_name for entry in self._refresh()}
 
+    def _look_for_optimizers(self) -> None:
+        """Optimizers that have not stepped yet may own what seems to have no owner: once, for it takes a while."""
+        for candidate in gc.get_objects():
+            if issubclass(type(candidate), Optimizer):
+                self.claim(candidate)
+
     def ownerless(self) -> list[tuple[Layer, Tensor]]:
         """Trainable parameters with a gradient that no optimizer owns which has stepped so far."""
         alive = [parameter for ref in self._trainable if (parameter := ref()) is not None]
-        if all(id(parameter) in self._claimed for parameter in alive):
+        homeless = {id(parameter) for parameter in alive} - self._claimed
+        if homeless and homeless != self._searched:
+            self._searched = homeless
+            self._look_for_optimizers()
+        if homeless <= self._claimed:
             return []
         return [
             (_layer(entry), entry.parameter)

@@ -14,6 +14,7 @@ from gradwatch._before_clip import BeforeClip
 from gradwatch._layout import Layout, Layouts
 from gradwatch._measurement import Identity, Measurement, Track, look_before_clip
 from gradwatch._partial import PartialSteps
+from gradwatch._probes.alertness import Alertness
 from gradwatch._probes.schedule import Probes, Probing
 from gradwatch.clipping import Clip
 
@@ -34,12 +35,13 @@ class Tracks:
     def __init__(self, model: nn.Module, optimizers: Sequence[Optimizer] | None, probes: Probes | None) -> None:
         self._identities: list[Identity] = []
         self._probes = probes
+        self._alertness = Alertness()
         self.bind(model, optimizers)
 
     def bind(self, model: nn.Module, optimizers: Sequence[Optimizer] | None) -> None:
         """Begin with (another) model and its optimizers; indices and counters go on."""
         self.layouts = Layouts(model)
-        self.probing = Probing(model, self.layouts, self._probes)
+        self.probing = Probing(model, self.layouts, self._probes, self._alertness)
         self._only = None if optimizers is None else weakref.WeakSet(optimizers)
         self._tracks: weakref.WeakKeyDictionary[Any, Track] = weakref.WeakKeyDictionary()
         self._inside = _InsideBackward()
@@ -121,15 +123,20 @@ class Tracks:
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values."""
-        return {"identities": [asdict(identity) for identity in self._identities]}
+        return {
+            "identities": [asdict(identity) for identity in self._identities],
+            "alertness": self._alertness.state_dict(),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """The inverse of :meth:`state_dict`: an optimizer of the same parameters gets its old index."""
         self._identities = [Identity(**identity) for identity in state["identities"]]
+        self._alertness.load_state_dict(state["alertness"])
         live = list(self._tracks.items())
         self._tracks.clear()
         for key, track in live:
             self._track(key, track.layout)
+        self.probing.prepare(self.live())
 
     def _track(self, key: Any, layout: Layout) -> Track | None:
         track = self._tracks.get(key)

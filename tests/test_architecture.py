@@ -71,6 +71,7 @@ FLOORS: dict[int, set[str]] = {
         "detectors._base",
         "_probes.calls",
         "_scene",
+        "_probes.alertness",
         "_probes.suspects",
         "diagnosis",
         "_probes.fused_rnn",

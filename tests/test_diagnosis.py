@@ -143,7 +143,7 @@ BAD = np.array([0, 0, 3, 0, 0, 0, 0, 0])
     ("fields", "name", "words"),
     [
         ({"num_nonfinite": BAD, "num_nonfinite_weight": BAD, "loss": math.nan}, "nonfinite_weight", "net.4.weight"),
-        ({"num_nonfinite": BAD, "loss": math.nan}, "nonfinite_loss", "nan"),
+        ({"num_nonfinite": BAD, "loss": math.nan}, "nonfinite_loss", "NaN"),
         ({"num_nonfinite": BAD, "loss": 1.0}, "nonfinite_gradient", "the loss is finite"),
         ({"num_nonfinite": BAD}, "nonfinite_gradient", "the loss is not known"),
         ({"num_nonfinite": BAD, "loss": 1.0, "dtype": "float16"}, "half_precision_overflow", "65,504"),

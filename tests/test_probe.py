@@ -16,8 +16,9 @@ from torch.utils.checkpoint import checkpoint
 
 import gradwatch
 from gradwatch._probes.activations import MAX_ROWS, sample_of
+from gradwatch._probes.alertness import ON_DEMAND, Suspicion
 from gradwatch._probes.forward import ForwardProbe
-from gradwatch._probes.schedule import ON_DEMAND, Probes, Probing, Suspicion
+from gradwatch._probes.schedule import Probes, Probing
 from gradwatch._probes.sighting import Sighting
 from gradwatch.records import Activations
 

@@ -188,7 +188,7 @@ def test_an_eps_that_drowns_the_gradients_is_the_cause():
     lr, eps, norms = 1e-2, 1e3, np.array([1.0, 0.4, 2.5, 0.8, 1.5, 0.6])
     (incident,) = stalled(lr=lr, norm=norms, ratio=lr * norms / eps / FRESH)
     assert [cause.name for cause in incident.causes] == ["eps_too_large"]
-    assert "by about 1e+03" in incident.causes[0].evidence
+    assert "by about 1,000" in incident.causes[0].evidence
 
 
 def test_half_precision_weights_round_small_updates_away():

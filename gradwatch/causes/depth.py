@@ -124,7 +124,7 @@ def _over_depth(scale: float, incident: Incident, model: ModelInfo) -> float:
 
 
 def _compounded(incident: Incident) -> str:
-    return f", one on top of the other in {incident.num_layers} layers" if incident.num_layers >= _DEEP else ""
+    return f", and {incident.num_layers} layers multiply that" if incident.num_layers >= _DEEP else ""
 
 
 def _initialise(record: StepRecord, model: ModelInfo) -> tuple[Remedy, ...]:
@@ -216,15 +216,11 @@ def growing_weights(incident: Incident, _record: StepRecord, _model: ModelInfo) 
         evidence=f"the weights have grown from a norm of {first:.3g} to {last:.3g} in this run",
         remedies=(
             Remedy(
-                action="weight decay (L2 regularisation)",
-                reason="it pulls weights back that no gradient keeps up",
-                snippet="torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.01)",
+                action="weight decay",
+                reason="it makes every weight a little smaller at each step, so that none grows for ever",
+                snippet='for group in optimizer.param_groups: group["weight_decay"] = 0.01',
             ),
-            Remedy(
-                action="an L1 penalty in the loss",
-                reason="it does the same, and brings weights that are of no use to zero",
-                snippet="loss = loss + 1e-5 * sum(p.abs().sum() for p in model.parameters())",
-            ),
+            Remedy(action="a lower learning rate", reason="then weight decay can keep up with the steps"),
             NORMALISE,
         ),
     )

@@ -81,13 +81,13 @@ def bad_batch(incident: Incident, record: StepRecord, _model: ModelInfo) -> Caus
     return Cause(
         name="one_bad_batch",
         confidence=0.8,
-        evidence=f"the loss went from {facts['usual_loss']:.3g} to {facts['loss']:.3g} in one step, at the same "
-        "learning rate and after an ordinary update: only the batch is new",
+        evidence=f"the loss went from {number(facts['usual_loss'])} to {number(facts['loss'])} in one step, at the "
+        "same learning rate and after an ordinary update: only the batch is new",
         remedies=(
             Remedy(
                 action=f"look at the batch of step {facts.get('since', incident.step)}: its largest input and target",
-                reason="a corrupt sample, a missing division or a wrong unit in one file is enough",
-                snippet="assert x.abs().max() < 1e3, x.abs().amax(dim=-1)",
+                reason="a corrupt sample, a missing division, or metres in place of kilometres in one file is enough",
+                snippet="print(x.abs().max(), y.abs().max())",
             ),
             clip(incident),
             *(() if record.clipped else (spoilt,)),

@@ -7,6 +7,7 @@ import math
 from gradwatch._backward_order import backward_birthplace, birth_place, with_article
 from gradwatch.causes._guards import GUARDS
 from gradwatch.records import Birthplace, Cause, Incident, ModelInfo, Remedy, StepRecord
+from gradwatch.wording import number
 
 _IN_HALF = " in float16"
 
@@ -25,6 +26,8 @@ def domain_operation(incident: Incident, record: StepRecord, model: ModelInfo) -
     operation = birth.operation.removesuffix(_IN_HALF)
     if operation not in GUARDS:
         return None
+    if operation == "negative log-likelihood" and record.loss is not None and math.isinf(record.loss):
+        return None  # a mean over nothing is NaN
     why, guard = GUARDS[operation]
     if birth.direction == "forward":
         return Cause(
@@ -74,12 +77,14 @@ def nonfinite_weight(incident: Incident, record: StepRecord, _model: ModelInfo) 
     seen = record.birthplace is not None and record.birthplace.source == "weight"
     if not counted and not seen:
         return None
-    many = f"{incident.evidence['num_nonfinite_weight']:,} elements of the weights" if counted else "weights"
+    num = incident.evidence["num_nonfinite_weight"] if counted else 0
+    many = f"{num:,} element{'' if num == 1 else 's'} of the weights" if counted else "weights"
+    be = "was" if num == 1 else "were"
     where = f", in {incident.layers[0]} first" if incident.layers else ""
     return Cause(
         name="nonfinite_weight",
         confidence=0.9,
-        evidence=f"{many} were NaN or inf before this step{where}: they do not recover",
+        evidence=f"{many} {be} NaN or inf before this step{where}: no step repairs that",
         remedies=(
             Remedy(
                 action="go back to a checkpoint from before this step",
@@ -88,7 +93,7 @@ def nonfinite_weight(incident: Incident, record: StepRecord, _model: ModelInfo) 
             Remedy(
                 action="stop before the bad step next time",
                 reason="the weights stay good",
-                snippet="gradwatch.ClipNorm(max_norm=1.0, error_if_nonfinite=True)",
+                snippet="gradwatch.watch(model, clip=gradwatch.ClipNorm(max_norm=1.0, error_if_nonfinite=True))",
             ),
         ),
     )
@@ -163,7 +168,7 @@ def nonfinite_loss(incident: Incident, record: StepRecord, _model: ModelInfo) ->
     return Cause(
         name="nonfinite_loss",
         confidence=0.3,
-        evidence=f"the loss itself is {record.loss}: it arose before the backward pass{made}{near}",
+        evidence=f"the loss itself is {number(record.loss)}: it arose before the backward pass{made}{near}",
         remedies=(
             Remedy(
                 action="check the batch for NaN and inf",

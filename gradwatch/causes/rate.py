@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 
+from gradwatch._decades import fraction, number
 from gradwatch.causes._remedies import clip
 from gradwatch.records import Cause, Incident, ModelInfo, Remedy, StepRecord
 
@@ -41,11 +42,12 @@ def lr_too_high(incident: Incident, record: StepRecord, _model: ModelInfo) -> Ca
     return Cause(
         name="lr_too_high",
         confidence=0.7 if blamed else 0.35,
-        evidence=f"one update is {ratio:.2g} times as large as the weights (usual is about a thousandth of them)"
+        evidence=f"one update is {number(ratio)} times as large as the weights (usual is about a thousandth of them)"
         + (f", at a learning rate of {record.lr:.3g}" if math.isfinite(record.lr) else ""),
         remedies=(
             *((lower,) if blamed else ()),
             clip(incident),
+            *(() if blamed else (lower,)),
             Remedy(
                 action="a warm-up: let the learning rate rise over the first few hundred steps",
                 reason="the first gradients are often the largest",
@@ -100,7 +102,7 @@ def clipped_away(incident: Incident, record: StepRecord, _model: ModelInfo) -> C
     return Cause(
         name="clipping_too_small",
         confidence=0.9,
-        evidence=f"clipping leaves {left:.2g} of the gradients: a norm of {record.total_norm:.3g} is cut down to "
+        evidence=f"clipping leaves {fraction(left)} of the gradients: a norm of {record.total_norm:.3g} is cut down to "
         f"{record.clipped_norm:.3g}",
         remedies=(
             Remedy(
@@ -120,13 +122,13 @@ def eps_too_large(incident: Incident, _record: StepRecord, _model: ModelInfo) ->
     return Cause(
         name="eps_too_large",
         confidence=0.8,
-        evidence=f"the optimizer divides the gradient of every layer by about {divisor:.2g}, whatever its size: an eps "
-        "of about that size drowns them",
+        evidence=f"the optimizer divides the gradient of every layer by about {number(divisor)}, whatever its "
+        "size: so does an eps of about that size, or Adagrad's initial accumulator",
         remedies=(
             Remedy(
-                action="Adam's default eps of 1e-8",
-                reason="it is there to avoid a division by zero, and must be far smaller than any gradient",
-                snippet='for group in optimizer.param_groups: group["eps"] = 1e-8',
+                action="the optimizer's own defaults: eps=1e-8 for Adam, initial_accumulator_value=0 for Adagrad",
+                reason="eps is there to avoid a division by zero, and must be far smaller than any gradient",
+                snippet="print(optimizer.defaults)",
             ),
         ),
     )
@@ -190,7 +192,8 @@ def rounded_away(incident: Incident, record: StepRecord, _model: ModelInfo) -> C
             Remedy(
                 action=f"float32 weights, and {dtype} for the computation only",
                 reason="small updates add up instead of being rounded away",
-                snippet=f'model.float(); torch.autocast("cuda", dtype=torch.{dtype})',
+                snippet="model.float()   # before the optimizer is made\n"
+                f"with torch.autocast(x.device.type, dtype=torch.{dtype}):\n    loss = loss_fn(model(x), y)",
             ),
         ),
     )
@@ -230,7 +233,7 @@ def diverged(incident: Incident, record: StepRecord, _model: ModelInfo) -> Cause
     return Cause(
         name="lr_too_high",
         confidence=0.75,
-        evidence=f"the loss had grown to {growth:.3g} times its first value before it overflowed{rate}",
+        evidence=f"the loss had grown to {number(growth)} times its first value before it overflowed{rate}",
         remedies=(
             Remedy(
                 action="a lower learning rate, by a factor of 10 to begin with",

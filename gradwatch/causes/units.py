@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from gradwatch._activation_kinds import ACTIVATIONS
 from gradwatch._decades import number
 from gradwatch.causes._remedies import LEAKY, NORMALISE, access, assign, count, initialisation, initialise_all
 from gradwatch.records import Cause, Incident, ModelInfo, Remedy, StepRecord
@@ -14,7 +15,7 @@ _LARGE = 2.0  # weight scale
 _BOLD = 0.1  # update over weight
 
 
-def dead_by_bias(incident: Incident, _record: StepRecord, _model: ModelInfo) -> Cause | None:
+def dead_by_bias(incident: Incident, _record: StepRecord, model: ModelInfo) -> Cause | None:
     """What the ReLU is given is negative as a whole: a constant has been added to it (Lu et al., 2020)."""
     facts = incident.evidence
     mean, std = facts.get("given_mean", math.nan), facts.get("given_std", math.nan)
@@ -33,7 +34,7 @@ def dead_by_bias(incident: Incident, _record: StepRecord, _model: ModelInfo) -> 
                 reason="then about half of its units are active again",
                 snippet=f"nn.init.zeros_({access(layer)}.bias)",
             ),
-            _leaky(activation),
+            _leaky(activation, model),
             Remedy(
                 action="find what made the bias so negative: an initialisation, or a step before this one",
                 reason="it will happen again otherwise",
@@ -42,7 +43,7 @@ def dead_by_bias(incident: Incident, _record: StepRecord, _model: ModelInfo) -> 
     )
 
 
-def dead_by_learning_rate(incident: Incident, _record: StepRecord, _model: ModelInfo) -> Cause | None:
+def dead_by_learning_rate(incident: Incident, _record: StepRecord, model: ModelInfo) -> Cause | None:
     """A step of a wild size has moved all units below zero at once."""
     ratio = incident.evidence.get("largest_update", math.nan)
     if not ratio >= _BOLD:
@@ -59,28 +60,38 @@ def dead_by_learning_rate(incident: Incident, _record: StepRecord, _model: Model
                 snippet='for group in optimizer.param_groups: group["lr"] /= 10',
             ),
             Remedy(action="initialise the model again", reason="dead units do not come back by themselves"),
-            _leaky(incident.evidence["activation"]),
+            _leaky(incident.evidence["activation"], model),
         ),
     )
 
 
-def dead_units(incident: Incident, _record: StepRecord, _model: ModelInfo) -> Cause | None:
+def dead_units(incident: Incident, _record: StepRecord, model: ModelInfo) -> Cause | None:
     """Nothing more is known than that they are dead."""
+    facts = incident.evidence
+    units = "all" if facts["share"] == 1 else f"{percent(facts['share'])} of the"
     return Cause(
         name="dead_relu",
         confidence=0.4,
-        evidence=f"{percent(incident.evidence['share'])} of the units of {incident.evidence['activation']} give "
-        "exactly zero for all samples that were looked at",
-        remedies=(_leaky(incident.evidence["activation"]), NORMALISE),
+        evidence=f"behind {facts['layer']} {units} units give exactly zero for all samples that were looked at",
+        remedies=(_leaky(facts["activation"], model), NORMALISE),
     )
 
 
-def _leaky(activation: str) -> Remedy:
+def _leaky(activation: str, model: ModelInfo) -> Remedy:
+    replaced = _replace(activation, "nn.LeakyReLU(0.01)", model)
     return Remedy(
-        action="nn.LeakyReLU or nn.GELU in place of nn.ReLU",
+        action="nn.LeakyReLU or nn.GELU in place of nn.ReLU"
+        if replaced
+        else "F.leaky_relu or F.gelu in place of F.relu",
         reason=LEAKY,
-        snippet=assign(activation, "nn.LeakyReLU(0.01)"),
+        snippet=replaced,
     )
+
+
+def _replace(activation: str, by: str, model: ModelInfo) -> str:
+    """The replacement as code; "" where a function is called, for then the name is that of the layer before it."""
+    is_module = any(module.name == activation and module.kind in ACTIVATIONS for module in model.modules)
+    return assign(activation, by) if is_module else ""
 
 
 def saturated_by_weights(incident: Incident, record: StepRecord, model: ModelInfo) -> Cause | None:
@@ -153,7 +164,7 @@ def unscaled_logits(incident: Incident, _record: StepRecord, _model: ModelInfo) 
     )
 
 
-def bounded_activations(incident: Incident, _record: StepRecord, _model: ModelInfo) -> Cause | None:
+def bounded_activations(incident: Incident, _record: StepRecord, model: ModelInfo) -> Cause | None:
     """The activation's own doing, where nothing else is known."""
     facts = incident.evidence
     if facts.get("activation_kind") in (None, "Softmax"):
@@ -166,12 +177,21 @@ def bounded_activations(incident: Incident, _record: StepRecord, _model: ModelIn
         confidence=0.5,
         evidence=f"{count(facts['num_saturated'], f'{kind} activation')} with "
         f"{percent(facts['share'])} of the values on the flat ends{through}",
-        remedies=(
-            Remedy(
-                action=f"nn.ReLU or nn.GELU in place of nn.{kind}, with Kaiming initialisation",
-                reason="they pass the signal on undiminished where a unit is active",
-                snippet=assign(facts["activation"], "nn.ReLU()"),
-            ),
-            NORMALISE,
-        ),
+        remedies=_instead_of(facts["activation"], kind, facts["rule"], model),
     )
+
+
+def _instead_of(activation: str, kind: str, rule: str, model: ModelInfo) -> tuple[Remedy, ...]:
+    if rule == "output":
+        action = f"no {kind.lower()} at the end, or targets that it can reach"
+        why = "it can give nothing beyond its flat ends, and learns nothing there"
+        return (Remedy(action, why, _replace(activation, "nn.Identity()", model)),)
+    if kind == "RNN":
+        gates = Remedy("nn.LSTM or nn.GRU in place of nn.RNN", "their gates let a signal pass past the flat ends")
+        return gates, Remedy("smaller weights in it", "its units then stay on their steep part")
+    relu = Remedy(
+        action=f"nn.ReLU or nn.GELU in place of nn.{kind}, with Kaiming initialisation",
+        reason="they pass the signal on undiminished where a unit is active",
+        snippet=_replace(activation, "nn.ReLU()", model),
+    )
+    return relu, NORMALISE

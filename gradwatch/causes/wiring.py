@@ -38,7 +38,7 @@ def cut_graph(incident: Incident, _record: StepRecord, _model: ModelInfo) -> Cau
         remedies=(
             first,
             Remedy(
-                action="freeze it in so many words, if that is what you want",
+                action="freeze it explicitly, if it is not meant to learn",
                 reason="then nobody takes it for a mistake, and the optimizer need not hold it",
                 snippet=f"{access(last)}.requires_grad_(False)",
             ),
@@ -155,7 +155,8 @@ def no_slope(incident: Incident, _record: StepRecord, model: ModelInfo) -> Cause
     return Cause(
         name="cut_graph",
         confidence=0.8,
-        evidence=f"behind {module} there is a {word}, whose slope is zero everywhere: no learning signal comes through",
+        evidence=f"behind {module} torch.{word} is applied, whose slope is zero everywhere: no learning signal comes "
+        "through",
         remedies=(
             Remedy(
                 action="a straight-through estimator: round on the way forward, and pass the gradient on as it is",
@@ -182,7 +183,7 @@ def no_optimizer(incident: Incident, _record: StepRecord, _model: ModelInfo) -> 
                 snippet=f'optimizer.add_param_group({{"params": {access(last)}.parameters()}})',
             ),
             Remedy(
-                action="freeze it in so many words, if it is not to be trained",
+                action="freeze it explicitly, if it is not to be trained",
                 reason="its gradients are then not computed at all",
                 snippet=f"{access(last)}.requires_grad_(False)",
             ),

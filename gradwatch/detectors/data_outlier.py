@@ -146,9 +146,9 @@ def _outlier(record: StepRecord, state: _OutlierState) -> Incident:
         severity=Severity.ERROR,
         value=loss / usual_loss,
         threshold=10**FAR_LOSS,
-        message=f"One batch is far off: its loss of {loss:.3g} is {times} times the usual {usual_loss:.3g}, and its "
-        f"gradient norm of {record.total_norm:.3g} is {number(record.total_norm / usual_norm)} times the usual "
-        f"{usual_norm:.3g}. The step before was an ordinary one, so that the weights are not to blame.",
+        message=f"One batch is far off: its loss of {number(loss)} is {times} times the usual {number(usual_loss)}, "
+        f"and its gradient norm of {number(record.total_norm)} is {number(record.total_norm / usual_norm)} times the "
+        f"usual {number(usual_norm)}. The step before was an ordinary one, so that the weights are not to blame.",
         optimizer=record.optimizer,
         num_layers=len(record.layers),
         evidence={

@@ -65,7 +65,7 @@ class DisconnectedDetector(Remembering[_DisconnectedState]):
             return _ownerless(record, state)  # as at nearly every step of nearly every run
         nothing = ~(record.grad_norm > 0) & (record.num_nonfinite == 0)
         found: list[Incident] = []
-        if nothing.any() and not nothing.all():
+        if nothing.any() and (not nothing.all() or record.absent.all()):
             _follow(record, nothing, state)
             if (calls := self._forward.of(record)) is not None:
                 found = _cut(record, calls, state)
@@ -158,6 +158,13 @@ _HOW = {
 }
 
 
+_HOW_ALL = {
+    "cut": "their output is not connected to the loss",
+    "no_grad": "they run with gradients switched off (torch.no_grad)",
+    "zeroed": "what comes back to their output is exactly zero",
+}
+
+
 def _cut_off(  # noqa: PLR0917 - all of it is one scene
     record: StepRecord,
     names: tuple[str, ...],
@@ -174,8 +181,14 @@ def _cut_off(  # noqa: PLR0917 - all of it is one scene
     rest = "" if len(ordered) == 1 else f" and {len(ordered) - 1} more"
     how = at_work[nearest]
     lost = any(name in state.reached for name in names)
-    since = f"has received no gradient for {state.without[names[0]]} steps" if lost else "has never received a gradient"
-    as_it_was = "stays as it is" if lost else "stays as it was initialised"
+    one = len(ordered) == 1
+    have = "has" if one else "have"
+    for_long = f" for {state.without[names[0]]} steps"
+    since = f"{have} received no gradient{for_long}" if lost else f"{have} never received a gradient"
+    stay = ("stays as it" if one else "stay as they") + (
+        (" is" if one else " are") if lost else (" was" if one else " were")
+    )
+    as_it_was = f"{stay}{'' if lost else ' initialised'}"
     return Incident(
         kind="disconnected",
         step=record.step,
@@ -183,7 +196,8 @@ def _cut_off(  # noqa: PLR0917 - all of it is one scene
         severity=Severity.ERROR,
         value=float(len(names)),
         threshold=0.0,
-        message=f"{nearest}{rest} is trainable and runs in every step, but {since}: {_HOW[how]}, so it {as_it_was}.",
+        message=f"{nearest}{rest} {'is trainable and runs' if one else 'are trainable and run'} in every step, but "
+        f"{since}: {_HOW[how] if one else _HOW_ALL[how]}, so {'it' if one else 'they'} {as_it_was}.",
         optimizer=record.optimizer,
         num_layers=len(set(modules.values())),
         evidence={
@@ -219,10 +233,10 @@ def _ownerless(record: StepRecord, state: _DisconnectedState) -> list[Incident]:
             severity=Severity.ERROR,
             value=float(len(ripe)),
             threshold=0.0,
-            message=f"{modules[0]}{rest} is trainable and receives gradients, but no optimizer owns it: nothing ever "
-            "moves it, and it looks as it was initialised.",
+            message=f"{modules[0]} is trainable and receives gradients, but no optimizer owns it: nothing ever moves "
+            f"it, and it looks as it was initialised{f' (and {len(modules) - 1} more like it)' if rest else ''}.",
             optimizer=record.optimizer,
-            num_layers=len(record.layers) + len(found.layers),
+            num_layers=len({layer.module for layer in (*record.layers, *found.layers)}),
             evidence={"rule": "ownerless", "num_parameters": len(ripe), "last": modules[0]},
         )
     ]

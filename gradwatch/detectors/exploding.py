@@ -178,8 +178,10 @@ def _piled(record: StepRecord, calls: Calls) -> int | None:
         return None
     row = int(np.nanargmax(carried))
     for index, layer in enumerate(record.layers):
-        if layer.module == calls.seen.modules[row]:
-            return index if carried[row] >= PILED * record.grad_norm[index] else None
+        if layer.module and layer.module == calls.seen.modules[row]:
+            share = carried[row] / record.grad_norm[index] if record.grad_norm[index] > 0 else 0.0
+            # All of it is no rest: the parameter is used behind the layer too, and its gradient was there early.
+            return index if share >= PILED and abs(share - 1) > 1e-4 else None  # noqa: PLR2004
     return None
 
 
@@ -246,7 +248,7 @@ def _growing(record: StepRecord, profile: Profile) -> Incident:
         severity=Severity.ERROR,
         value=power(decades),
         threshold=10**FADE,
-        message=f"The learning signal grows on its way back: every layer multiplies it by about {factor:.2g}, so "
+        message=f"The learning signal grows on its way back: every layer multiplies it by about {number(factor)}, so "
         f"{first} receives {number(ratio)} times what {last} does.",
         optimizer=record.optimizer,
         num_layers=len(profile.modules),
@@ -273,7 +275,7 @@ def _replaced(record: StepRecord, ratios: Float64Array) -> Incident:
         value=median,
         threshold=REPLACED,
         message=f"Each step replaces the weights instead of improving them: the update is {number(median)} times as "
-        f"large as the weights (median of {looked_at}; about 0.001 is usual), most of all in "
+        f"large as the weights (median of {looked_at} weight matrices; about 0.001 is usual), most of all in "
         f"{record.layers[order[0]].name} ({number(ratios[order[0]])} times).",
         optimizer=record.optimizer,
         num_layers=looked_at,

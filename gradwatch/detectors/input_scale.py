@@ -12,6 +12,9 @@ from gradwatch._weights import Weights
 from gradwatch.detectors._base import Remembering
 from gradwatch.records import Incident, Severity, StepRecord
 
+BEYOND = 1e4
+"""Root mean square of what a layer is given straight from the data: no weight as commonly made suits it."""
+
 
 @dataclass
 class _InputState:
@@ -61,9 +64,11 @@ class InputScaleDetector(Remembering[_InputState]):
         row, rms = calls.input_size()
         odd = row >= 0 and not SMALL_INPUT < rms < LARGE_INPUT
         state.odd = state.odd + 1 if odd else 0
-        alarm = state.odd > 1 and state.fresh and state.learning.hardly(STALLED_STEPS)
+        hardly = state.fresh and state.learning.hardly(STALLED_STEPS)
+        alarm = state.odd > 1 and (hardly or (row >= 0 and rms >= BEYOND))
         if not state.episode.begins(symptom=odd, alarm=alarm):
             return []
+        slow = f", and the loss has hardly fallen in {state.learning.count} steps" if hardly else ""
         size = "large" if rms >= LARGE_INPUT else "small"
         module, biggest = calls.seen.modules[row], float(calls.seen.in_max[row])
         return [
@@ -75,8 +80,7 @@ class InputScaleDetector(Remembering[_InputState]):
                 value=rms,
                 threshold=LARGE_INPUT if size == "large" else SMALL_INPUT,
                 message=f"What {module} is given is far too {size}: {number(rms)} on average and up to "
-                f"{number(biggest)}, where about 1 is usual, and the loss has hardly fallen in "
-                f"{state.learning.count} steps.",
+                f"{number(biggest)}, where about 1 is usual{slow}.",
                 optimizer=record.optimizer,
                 num_layers=len(calls.seen.modules),
                 evidence={"rule": size, "lr": record.lr, "loss": record.loss},

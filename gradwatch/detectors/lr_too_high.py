@@ -22,8 +22,8 @@ LEAP = 5.0
 """Times the learning rate of the step before, after :data:`WARM_STEPS` steps: no warm-up rises like that. Harmless in
 itself (He et al., 2016, rise tenfold after 400 steps), but what follows it at once comes from it."""
 
-RESTLESS = 0.08
-"""Update over weight of late: a dozen such steps forget what was there before."""
+RESTLESS = 0.05
+"""Update over weight of late: twenty such steps forget what was there before."""
 
 RESTLESS_STEPS = 40
 """Steps without a better loss: such steps would have found one."""
@@ -48,6 +48,7 @@ class _RateState:
     Attributes:
         progress: Of the loss.
         learning: Of the loss since the first step.
+        matrices: Number of weight matrices.
         usual: Update over weight of late, a geometric mean over the samples.
         first_loss: The loss before the first step; 0 where it was not told or tells nothing.
         lr: Learning rate of the last step.
@@ -68,6 +69,7 @@ class _RateState:
     progress: Progress = field(default_factory=Progress)
     learning: Learning = field(default_factory=Learning)
     usual: float = 0.0
+    matrices: int = 0
     first_loss: float = 0.0
     lr: float = 0.0
     lr_top: float = 0.0
@@ -79,6 +81,11 @@ class _RateState:
     before: float = 0.0
     worse: int = 0
     update: float = 0.0
+
+    @property
+    def restless(self) -> float:
+        """The usual update; 0 for a single matrix, which may be as wild as it likes: its loss has one valley."""
+        return self.usual if self.matrices > 1 else 0.0
 
 
 class LrTooHighDetector:
@@ -119,7 +126,7 @@ class LrTooHighDetector:
         if findings or state.streaks.lasted:
             state.streaks.update(dict.fromkeys(findings, 0.0))
             ripe = state.streaks.ripe(_PATIENCE)
-        if state.episode.begins(symptom=bool(findings) or state.usual >= RESTLESS, alarm=bool(ripe)):
+        if state.episode.begins(symptom=bool(findings) or state.restless >= RESTLESS, alarm=bool(ripe)):
             return [findings[ripe[0]]()]
         return []
 
@@ -130,6 +137,7 @@ class LrTooHighDetector:
         """
         state.update = self._weights.typical_update(record, state.update)
         if record.update_ratio is not None:
+            state.matrices = sum(len(layer.shape) > 1 for layer in record.layers)
             state.usual = state.update if state.usual == 0 else state.usual**0.7 * max(state.update, 0.0) ** 0.3
         if state.replaced and record.loss is not None:
             state.worse = state.worse + 1 if record.loss >= state.before else 0
@@ -148,7 +156,7 @@ class LrTooHighDetector:
             findings["replaced"] = lambda: _bold(record, state, "replaced")
         if state.update >= BOLD and record.loss is not None and record.loss >= HIGHER * state.first_loss > 0:
             findings["diverged"] = lambda: _bold(record, state, "diverged")
-        if state.usual >= RESTLESS and state.progress.since >= RESTLESS_STEPS and state.learning.poor(STALLED_STEPS):
+        if state.restless >= RESTLESS and state.progress.since >= RESTLESS_STEPS and state.learning.poor(STALLED_STEPS):
             findings["restless"] = lambda: _bold(record, state, "restless")
         return findings
 
@@ -185,11 +193,18 @@ def _worst(record: StepRecord) -> tuple[str, ...]:
 
 def _after_leap(record: StepRecord, state: _RateState) -> Incident:
     factor = record.lr / state.lr_top
-    loss = "" if record.loss is None else f" and a loss of {record.loss:.3g}"
+    what = []
+    if record.total_norm >= BEYOND * state.norm_top > 0:
+        what.append(
+            f"the gradient norm is {number(record.total_norm)}, and was {number(state.norm_top)} at most before"
+        )
+    if (record.loss or 0.0) >= BEYOND * state.loss_top > 0:
+        what.append(f"the loss is {number(record.loss or 0.0)}, and was {number(state.loss_top)} at most before")
+    if not what:
+        what.append(f"one update is {number(state.update)} times as large as the weights (about 0.001 is usual)")
     message = (
         f"The learning rate leapt up by a factor of {number(factor)}, from {state.lr_top:.3g} to {record.lr:.3g}, and "
-        f"training blew up: a gradient norm of {record.total_norm:.3g}{loss}, where {state.norm_top:.3g} and "
-        f"{state.loss_top:.3g} were the most before."
+        f"right after that {'; '.join(what)}."
     )
     return _incident(record, state, "jumped", message, value=factor, threshold=LEAP)
 

@@ -13,6 +13,7 @@ from gradwatch._backward_order import WHAT, backward_birthplace, born_in_words
 from gradwatch._baselines import Episode
 from gradwatch._memory import Memory
 from gradwatch.records import Birthplace, Incident, Int64Array, Severity, StepRecord, Unavailable
+from gradwatch.wording import number
 
 SKIPPED_STEPS = 20
 """A GradScaler halves its scale at each skip: 20 in a row are a factor of 10^6, so the scale is not the trouble."""
@@ -130,7 +131,7 @@ def _worst_first(record: StepRecord, weights: Int64Array, *, loss_is_bad: bool) 
 
 def _nonfinite_message(record: StepRecord, order: list[int], weights: Int64Array, birth: Birthplace | None) -> str:
     loss_is_bad = record.loss is not None and not math.isfinite(record.loss)
-    loss = f"The loss is {record.loss}"
+    loss = f"The loss is {number(record.loss)}" if record.loss is not None else ""
     if not order:
         born = f"; {born_in_words(birth)}" if birth is not None else ""
         return f"{loss}, although every gradient of this step is finite{born}."

@@ -168,7 +168,7 @@ def _stalled(record: StepRecord, state: _StalledState, ratios: Float64Array, div
     threshold = CREEPING if state.fresh else MOTIONLESS
     for_steps = state.progress.since if state.lasted else state.learning.count
     loss = "" if record.loss is None else f" The loss has hardly improved in {for_steps} steps."
-    steps = f"{number(MOVED / state.update)} steps" if state.update > 0 else "no number of steps"
+    steps = f", so that {number(MOVED / state.update)} steps would change it by 1 %" if state.update > 0 else ""
     if state.update == 0:
         moved = "the updates are exactly zero"
     else:
@@ -180,7 +180,7 @@ def _stalled(record: StepRecord, state: _StalledState, ratios: Float64Array, div
         severity=Severity.ERROR,
         value=state.update,
         threshold=threshold,
-        message=f"The weights do not move: {moved}, so that {steps} would change it by 1 %.{loss}",
+        message=f"The weights do not move: {moved}{steps}.{loss}",
         optimizer=record.optimizer,
         num_layers=len(order),
         evidence={

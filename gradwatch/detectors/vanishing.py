@@ -256,8 +256,13 @@ def _vanishing_message(symptom: _Symptom, worst: str, per_layer: float, ratio: f
     steps, share = _PATIENCE[symptom.rule], f"{fraction(ratio)} of what {symptom.reference} does"
     stalled = f", and the loss has stood still for {STALLED_STEPS} steps" if symptom.rule == "slow" else ""
     messages = {
-        "gone": "The learning signal has died away: all gradients together are "
-        f"{fraction(power(-symptom.decades))} of what they were at the start, while the loss has hardly fallen.",
+        "gone": "The learning signal has died away: "
+        + (
+            "all gradients are exactly zero"
+            if math.isinf(symptom.decades)
+            else f"all gradients together are {fraction(power(-symptom.decades))} of what they were at the start"
+        )
+        + ", while the loss has hardly fallen.",
         "nothing": "There is no learning signal at all: every gradient has been exactly zero for "
         f"{NOTHING_STEPS} steps.",
         "zero": f"No learning signal reaches {span}: the gradient has been exactly zero for {steps} steps, while "
