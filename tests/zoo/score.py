@@ -41,6 +41,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from zoo import loop
 from zoo.judge import Alarm, Outcome, cause_remarks, judge, remarks, row
+from zoo.public_causes import PUBLIC_CAUSES
 
 Weights = dict[str, torch.Tensor]
 Job = tuple[str, int, int, bool]  # module, index among its SCENARIOS, seed, repaired twin
@@ -81,6 +82,7 @@ def same(a: Weights, b: Weights) -> bool:
 def blank_outcome(scenario: Any, seed: int, *, control: bool) -> Outcome:
     """An outcome without alarms; an onset that has to be found is found by training once unwatched."""
     healthy = control or scenario.label == "healthy"
+    causes = getattr(scenario, "right_causes", None) or PUBLIC_CAUSES.get(scenario.name, ())
     onset = None if healthy else scenario.onset
     if onset == "first_bad":
         onset = loop.first_bad(start(scenario, seed), scenario.steps)
@@ -92,7 +94,7 @@ def blank_outcome(scenario: Any, seed: int, *, control: bool) -> Outcome:
         onset,
         ok=["healthy"] if healthy else sorted(scenario.ok_labels),
         faulty_layers=[] if healthy else list(scenario.faulty_layers),
-        right_causes=[] if healthy else list(getattr(scenario, "right_causes", ())),
+        right_causes=[] if healthy else list(causes),
     )
 
 

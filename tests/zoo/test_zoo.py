@@ -12,6 +12,7 @@ from zoo import faulty, healthy, judge, loop, peers, sweeps, verify
 from zoo.core import CAUSES, LABELS, Registry, Run, Scenario
 from zoo.corpus import SCENARIOS
 from zoo.judge import Alarm, Outcome
+from zoo.public_causes import PUBLIC_CAUSES
 from zoo.recipes import stack
 from zoo.recorder import Row
 from zoo.score import same, weights
@@ -234,3 +235,8 @@ def test_turns_step_one_optimizer_at_a_time():
     after = weights(run.model)
     moved = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
     assert moved == {"critic"}
+
+
+def test_the_right_causes_of_the_public_corpus_are_causes():
+    """A cause that is misspelt could never be named."""
+    assert {cause for causes in PUBLIC_CAUSES.values() for cause in causes} <= CAUSES
