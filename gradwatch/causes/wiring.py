@@ -112,15 +112,16 @@ _DEAD = 0.95  # share of its units
 _BOUNDED = frozenset({"Tanh", "Sigmoid", "Softmax", "Hardtanh", "Hardsigmoid"})
 
 
-def saturated_output(incident: Incident, _record: StepRecord, model: ModelInfo) -> Cause | None:
+def saturated_output(incident: Incident, record: StepRecord, model: ModelInfo) -> Cause | None:
     """The last activation has flat ends, and no signal comes through it any more."""
     operations = model.operations
     if incident.evidence.get("rule") not in ("gone", "nothing") or operations is None:
         return None
-    tail = (*(operations.after[-1][1] if operations.after else ()), *operations.in_loss)
-    found = next((name for name in tail if name in _BOUNDED), None)
+    last, behind = operations.after[-1] if operations.after else ("", ())
+    found = next((name for name in (*behind, *operations.in_loss) if name in _BOUNDED), None)
     if found is None:
         return None
+    weights = any(layer.module == last and len(layer.shape) > 1 for layer in record.layers)
     return Cause(
         name="saturating_activations",
         confidence=0.85,
@@ -130,7 +131,7 @@ def saturated_output(incident: Incident, _record: StepRecord, model: ModelInfo) 
             Remedy(
                 action=f"smaller weights in front of the {found.lower()}",
                 reason="it then starts on its steep part",
-                snippet="nn.init.xavier_normal_(last_layer.weight)",
+                snippet=f"nn.init.xavier_normal_({access(last)}.weight)" if weights else "",
             ),
             Remedy(
                 action="a loss on what goes into it (nn.CrossEntropyLoss, nn.BCEWithLogitsLoss), where there is one",
