@@ -149,19 +149,34 @@ def unscaled_logits(incident: Incident, _record: StepRecord, _model: ModelInfo) 
         confidence=0.8 if facts["rule"] == "from_the_start" else 0.45,
         evidence=f"{facts['activation']} gives one choice more than 99 % in {percent(facts['share'])} of its rows, "
         + ("before anything was learnt" if facts["rule"] == "from_the_start" else "and the loss is far from low"),
-        remedies=(
-            Remedy(
-                action="divide the attention scores by the square root of the head's width",
-                reason="then they are of about size 1, and every choice gets a share of the learning signal",
-                snippet="scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])",
-            ),
-            Remedy(
-                action="a normalisation of queries and keys",
-                reason="scores then stay in range while the weights grow",
-                snippet="q, k = F.normalize(q, dim=-1), F.normalize(k, dim=-1)",
-            ),
-        ),
+        remedies=_OPEN_OUTPUT if facts["rule"] == "output" else _OPEN_ATTENTION,
     )
+
+
+_OPEN_ATTENTION = (
+    Remedy(
+        action="divide the attention scores by the square root of the head's width",
+        reason="then they are of about size 1, and every choice gets a share of the learning signal",
+        snippet="scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])",
+    ),
+    Remedy(
+        action="a normalisation of queries and keys",
+        reason="scores then stay in range while the weights grow",
+        snippet="q, k = F.normalize(q, dim=-1), F.normalize(k, dim=-1)",
+    ),
+)
+
+_OPEN_OUTPUT = (
+    Remedy(
+        action="nn.CrossEntropyLoss on the values before the softmax",
+        reason="its slope is the error itself, however sure the model is",
+        snippet="loss = nn.CrossEntropyLoss()(logits, target)",
+    ),
+    Remedy(
+        action="smaller weights in the last layer, or inputs of about size 1",
+        reason="then no choice is sure before anything was learnt",
+    ),
+)
 
 
 def bounded_activations(incident: Incident, _record: StepRecord, model: ModelInfo) -> Cause | None:
