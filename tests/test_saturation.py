@@ -123,3 +123,23 @@ def test_state_in_mid_symptom():
     second.close()
     assert kinds(second) == ["saturation"]
     assert second.incidents[0].step <= 20  # one look is lost: nothing is armed ahead of the first step
+
+
+def test_an_output_that_is_sure_from_the_start_is_one_incident():
+    """That nothing moves follows from it; and scores of attention are not what an output softmax is made of."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 4), nn.Softmax(-1))
+    with torch.no_grad():
+        model[2].weight.mul_(3000)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    x, y = torch.randn(64, 8), nn.functional.one_hot(torch.randint(0, 4, (64,)), 4).float()
+    with quiet_watch(model) as watch:
+        for _ in range(120):
+            optimizer.zero_grad()
+            loss = (model(x) - y).square().mean()
+            watch.loss(loss)
+            loss.backward()
+            optimizer.step()
+    (incident,) = watch.incidents
+    assert (incident.kind, incident.evidence["rule"]) == ("saturation", "output")
+    assert "CrossEntropyLoss" in incident.causes[0].remedies[0].snippet

@@ -47,6 +47,7 @@ class _SaturationState:
         leapt: Those that became so from one look to the next.
         share: Of each bounded activation, its share at the last look.
         count: Steps seen.
+        since: The look at which it began; -1 where nothing is saturated.
     """
 
     episode: Episode = field(default_factory=Episode)
@@ -58,6 +59,7 @@ class _SaturationState:
     leapt: list[str] = field(default_factory=list)
     share: dict[str, float] = field(default_factory=dict)
     count: int = 0
+    since: int = -1
     signal: Signal = field(default_factory=Signal)
     lost: float = -math.inf
     """Decades of the learning signal that are gone."""
@@ -93,6 +95,7 @@ class SaturationDetector(Remembering[_SaturationState]):
         if (calls := self._forward.of(record)) is None:
             return []
         rows = _saturated(calls)
+        state.since = -1 if not rows else record.step if state.since < 0 else state.since
         _remember(calls, rows, state)
         rule, alarm = _judge(calls, rows, state)
         if state.episode.begins(symptom=bool(rows), alarm=bool(alarm)):
@@ -175,6 +178,7 @@ def _saturation(record: StepRecord, calls: Calls, rows: dict[str, int], state: _
         num_layers=len(calls.plan.bounded),
         evidence={
             "rule": rule,
+            "since": state.since,
             "activation": worst[0],
             "activation_kind": kind,
             "layer": layer,
