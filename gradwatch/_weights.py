@@ -127,6 +127,26 @@ def looks_untrained(layers: tuple[Layer, ...], weight_norm: Float64Array) -> boo
     return bool(np.all((weight_norm == 0) | (np.abs(weight_norm - ones) < 1e-6 * ones)))
 
 
+def bias_size(record: StepRecord, module: str) -> float:
+    """Of one module, its bias over what its weights add to it from inputs of about 1; NaN where that is not known.
+
+    Args:
+        record: A step that measured the weights.
+        module: A module with one weight matrix and one vector.
+    """
+    if record.weight_norm is None:
+        return math.nan
+    own = [index for index, layer in enumerate(record.layers) if layer.module == module]
+    shapes = [record.layers[index].shape for index in own]
+    if sorted(len(shape) > 1 for shape in shapes) != [False, True]:
+        return math.nan
+    size = {
+        len(shape) > 1: record.weight_norm[index] / math.sqrt(shape[0])
+        for index, shape in zip(own, shapes, strict=True)
+    }
+    return float(size[False] / size[True]) if size[True] > 0 else math.nan
+
+
 class _Matrices:
     """Which parameters are weight matrices, and how large they would be as commonly initialised.
 

@@ -50,6 +50,7 @@ RULES: Mapping[str, tuple[Rule, ...]] = {
         depth.large_weights,
         depth.growing_weights,
         rate.lr_too_high,
+        rate.diverged_at_once,
         recurrence.long_recurrence,
         depth.no_normalisation,
         depth.no_shortcuts,
@@ -70,7 +71,7 @@ RULES: Mapping[str, tuple[Rule, ...]] = {
         depth.no_normalisation,
         depth.no_shortcuts,
     ),
-    "nonfinite": (*nonfinite.RULES, rate.diverged),
+    "nonfinite": (*nonfinite.RULES, inputs.overflowing_inputs, rate.diverged),
     "dead_relu": (inputs.unscaled_inputs, units.dead_by_bias, units.dead_by_learning_rate, units.dead_units),
     "saturation": (
         inputs.unscaled_inputs,

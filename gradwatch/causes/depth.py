@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 
+from gradwatch._decades import number
 from gradwatch.causes._remedies import NORMALISE, access, assign, count, initialisation, initialise_all
 from gradwatch.records import Cause, Incident, ModelInfo, ModuleInfo, Remedy, StepRecord
 from gradwatch.wording import percent
@@ -20,6 +21,7 @@ _SMALL, _LARGE = 0.5, 2.0  # weight scale; torch's own default of 0.4 is small f
 _MIN_DEPTH = 4  # layers; fewer need no normalisation to pass a signal on
 _DEEP = 10  # layers; from here on shortcuts are the custom
 _GROWN = 3.0  # times the weights' norm when they were first seen
+_SWOLLEN = 100.0  # gradient norm over the square root of the loss; about 1 is usual
 _DECADES = 3.0  # over all layers: enough to explain a signal that fades or grows
 _SOME = 0.1  # share of values on the flat ends that is worth a word
 _OVER_DEPTH = ("fade", "slow", "growth", "replaced")
@@ -102,12 +104,38 @@ def large_weights(incident: Incident, record: StepRecord, model: ModelInfo) -> C
     if incident.evidence.get("rule") not in ("replaced", "growth"):
         return None
     if not (scale > _LARGE or _over_depth(scale, incident, model) >= _DECADES):
-        return None
+        return _too_loud(incident, record, model) if _swells(incident) and not _lacks_normalisation(model) else None
     return Cause(
         name="large_weights",
         confidence=0.4 if _have_grown(incident) else 0.8,
         evidence=f"the weights have {scale:.2g} times the size that keeps a signal as strong as it is (median of the "
         f"layers; {incident.evidence['largest_weight']} is the largest){_compounded(incident)}",
+        remedies=_initialise(record, model),
+    )
+
+
+def _swells(incident: Incident) -> bool:
+    """Whether the signal swells up inside the model before anything was learnt.
+
+    Where only a target is large, the gradients grow with the error, the square root of the loss; here by far more.
+    """
+    loss, norm = incident.evidence.get("loss"), incident.evidence.get("total_norm", 0.0)
+    if (
+        incident.evidence.get("rule") != "replaced"
+        or loss is None
+        or incident.evidence.get("loss_growth", 1.0) > _GROWN
+    ):
+        return False
+    return bool(norm >= _SWOLLEN * max(1.0, math.sqrt(abs(loss))))
+
+
+def _too_loud(incident: Incident, record: StepRecord, model: ModelInfo) -> Cause:
+    return Cause(
+        name="large_weights",
+        confidence=0.4,
+        evidence=f"before anything was learnt the loss is {number(incident.evidence['loss'])} and the gradient norm "
+        f"{number(incident.evidence['total_norm'])}: the signal grows inside the model, and its weights are too large "
+        "for the way they are used, however usual their size",
         remedies=_initialise(record, model),
     )
 
@@ -169,17 +197,26 @@ def no_normalisation(incident: Incident, _record: StepRecord, model: ModelInfo) 
     """Many layers and nothing that brings the signal back to size (Ioffe & Szegedy, 2015)."""
     if incident.evidence.get("rule") not in _OVER_DEPTH or not model.modules:
         return None
-    if any(module.kind.startswith(_NORMALISING) for module in model.modules):
+    if not _lacks_normalisation(model):
         return None
-    depth = sum(module.num_parameters > 0 for module in model.modules)
-    if depth < _MIN_DEPTH:
-        return None
+    swells = _swells(incident)
+    loss = f", and the loss is {number(incident.evidence['loss'])} before anything was learnt" if swells else ""
     return Cause(
         name="no_normalisation",
-        confidence=0.25 if incident.evidence["rule"] == "replaced" else 0.4,
-        evidence=f"{depth} layers with weights and not one normalisation layer: small deviations multiply with depth",
+        confidence=0.25 if incident.evidence["rule"] == "replaced" and not swells else 0.4,
+        evidence=f"{_depth(model)} layers with weights and not one normalisation layer: small deviations multiply with "
+        f"depth{loss}",
         remedies=(NORMALISE,),
     )
+
+
+def _lacks_normalisation(model: ModelInfo) -> bool:
+    has = any(module.kind.startswith(_NORMALISING) for module in model.modules)
+    return not has and _depth(model) >= _MIN_DEPTH
+
+
+def _depth(model: ModelInfo) -> int:
+    return sum(module.num_parameters > 0 for module in model.modules)
 
 
 def no_shortcuts(incident: Incident, _record: StepRecord, model: ModelInfo) -> Cause | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 from gradwatch._decades import number
@@ -20,6 +21,7 @@ _COLD = frozenset({"small", "fade", "slow", "fresh"})
 """Rules of what small inputs can bring about."""
 
 
+_DIVERGED = 10.0  # times the first loss
 _FAR_TOO_LARGE = 100.0  # where it is only known from gradients, within a factor of a few
 
 
@@ -72,6 +74,15 @@ def unscaled_inputs(incident: Incident, _record: StepRecord, _model: ModelInfo) 
             ),
         ),
     )
+
+
+def overflowing_inputs(incident: Incident, record: StepRecord, model: ModelInfo) -> Cause | None:
+    """Large inputs under which the loss grew step by step until it overflowed."""
+    facts = incident.evidence
+    if not facts.get("loss_growth", 0.0) >= _DIVERGED or facts.get("rule") == "weight":
+        return None
+    blamed = dataclasses.replace(incident, evidence={**facts, "rule": "diverged"})
+    return unscaled_inputs(blamed, record, model)
 
 
 def bad_batch(incident: Incident, record: StepRecord, _model: ModelInfo) -> Cause | None:

@@ -15,6 +15,8 @@ from gradwatch.records import Cause, Incident, ModelInfo, Remedy, StepRecord
 _LR_CAN_HELP = 10.0  # update over weight; beyond, the gradients themselves are the trouble
 _COLLAPSED = 1e-4  # of the highest learning rate
 _DIVERGED = 10.0  # times the first loss
+_FIRST_STEPS = 20  # of a run
+_GROWTH = ("growth", "jump", "burst")
 _BOLD = 0.01  # update over weight; a hundredth is still a bold step
 _CLIPPED_AWAY = 0.01  # norm after clipping over norm before: what is left is a hundredth
 _LARGE_EPS = 10.0  # an optimizer that divides by more than that is not dividing by a gradient
@@ -224,16 +226,29 @@ def underflow(incident: Incident, record: StepRecord, _model: ModelInfo) -> Caus
     )
 
 
+def diverged_at_once(incident: Incident, record: StepRecord, _model: ModelInfo) -> Cause | None:
+    """The very first steps made the model far worse, from a start that was sound."""
+    growth = incident.evidence.get("loss_growth", 0.0)
+    if not growth >= _DIVERGED or record.step > _FIRST_STEPS or incident.evidence.get("rule") not in _GROWTH:
+        return None
+    return _too_bold(incident, record, "is", growth, confidence=0.5)
+
+
 def diverged(incident: Incident, record: StepRecord, _model: ModelInfo) -> Cause | None:
     """A loss that had grown step by step before it overflowed."""
     growth = incident.evidence.get("loss_growth", 0.0)
     if not growth >= _DIVERGED or incident.evidence.get("rule") == "weight":
         return None
+    return _too_bold(incident, record, "had grown to", growth, confidence=0.75)
+
+
+def _too_bold(incident: Incident, record: StepRecord, be: str, growth: float, *, confidence: float) -> Cause:
     rate = f", at a learning rate of {record.lr:.3g}" if math.isfinite(record.lr) else ""
+    when = " before it overflowed" if incident.kind == "nonfinite" else f" after {record.step} steps"
     return Cause(
         name="lr_too_high",
-        confidence=0.75,
-        evidence=f"the loss had grown to {number(growth)} times its first value before it overflowed{rate}",
+        confidence=confidence,
+        evidence=f"the loss {be} {number(growth)} times its first value{when}{rate}",
         remedies=(
             Remedy(
                 action="a lower learning rate, by a factor of 10 to begin with",

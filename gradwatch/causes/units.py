@@ -11,6 +11,7 @@ from gradwatch.records import Cause, Incident, ModelInfo, Remedy, StepRecord
 from gradwatch.wording import percent
 
 _FAR_BELOW = 1.0  # standard deviations of what a ReLU is given by which its mean is below zero
+_DROWNING = 4.0  # bias over what the weights add to it: nobody's initialisation, and no ReLU survives it
 _LARGE = 2.0  # weight scale
 _BOLD = 0.1  # update over weight
 
@@ -18,16 +19,27 @@ _BOLD = 0.1  # update over weight
 def dead_by_bias(incident: Incident, _record: StepRecord, model: ModelInfo) -> Cause | None:
     """What the ReLU is given is negative as a whole: a constant has been added to it (Lu et al., 2020)."""
     facts = incident.evidence
-    mean, std = facts.get("given_mean", math.nan), facts.get("given_std", math.nan)
-    if not (mean < 0 and -mean > _FAR_BELOW * std):
-        return None
     layer, activation = facts["layer"], facts["activation"]
+    mean, std = facts.get("given_mean", math.nan), facts.get("given_std", math.nan)
     its = "its ReLU" if activation == layer else activation
+    evidence = (
+        f"{layer} gives {its} values of {number(mean)} on average, varying by only {number(std)}: its bias has pushed "
+        "all of them below zero"
+    )
+    sure = mean < 0 and -mean > 3 * _FAR_BELOW * std
+    if math.isnan(mean):  # a function is called that nobody sees
+        bias = facts.get("bias_size", math.nan)
+        sure = bias >= _DROWNING
+        evidence = (
+            f"the bias of {layer} is {number(bias)} times as large as all that its weights make of inputs of about 1, "
+            "so that it alone decides"
+        )
+    if not sure and not (mean < 0 and -mean > _FAR_BELOW * std):
+        return None
     return Cause(
         name="dead_by_bias",
-        confidence=0.8 if -mean > 3 * _FAR_BELOW * std else 0.6,
-        evidence=f"{layer} gives {its} values of {number(mean)} on average, varying by only {number(std)}: its "
-        "bias has pushed all of them below zero",
+        confidence=0.8 if sure else 0.6,
+        evidence=evidence,
         remedies=(
             Remedy(
                 action=f"set the bias of {layer} to zero",

@@ -9,6 +9,7 @@ import numpy as np
 
 from gradwatch._baselines import STALLED_STEPS, Course, Episode, Learning, Progress, counts
 from gradwatch._scene import Calls, Forward
+from gradwatch._weights import bias_size
 from gradwatch.detectors._base import Remembering
 from gradwatch.records import Incident, Severity, StepRecord
 from gradwatch.wording import percent
@@ -55,6 +56,7 @@ class DeadReluDetector(Remembering[_DeadState]):
         super().__init__(_DeadState)
         self._course = course or Course()
         self._forward = forward or Forward()
+        self._measured: dict[int, StepRecord] = {}  # the last one with weights; a resumed run soon has another
 
     def observe(self, record: StepRecord) -> list[Incident]:
         """The incidents that begin at this step."""
@@ -63,6 +65,7 @@ class DeadReluDetector(Remembering[_DeadState]):
         state = self._memory.of(record.optimizer)
         state.learning, state.progress = self._course.follow(record, state.learning, state.progress)
         if record.weight_norm is not None:
+            self._measured[record.optimizer] = record
             state.zero = [record.layers[index].module for index in np.flatnonzero(record.weight_norm == 0).tolist()]
         if (calls := self._forward.of(record)) is None:
             return []
@@ -75,7 +78,9 @@ class DeadReluDetector(Remembering[_DeadState]):
         if not ripe and hardly:
             ripe = [name for name, looks in state.sick.items() if looks > PROBES]
         if state.episode.begins(symptom=bool(found), alarm=bool(ripe)):
-            return [_dead(record, calls, [found[name] for name in ripe])]
+            measured = self._measured.get(record.optimizer)
+            bias = math.nan if measured is None else bias_size(measured, found[ripe[0]].layer)
+            return [_dead(record, calls, [found[name] for name in ripe], bias)]
         return []
 
 
@@ -105,7 +110,7 @@ def _starved_layers(calls: Calls, state: _DeadState) -> list[_Layer]:
     return found
 
 
-def _dead(record: StepRecord, calls: Calls, layers: list[_Layer]) -> Incident:
+def _dead(record: StepRecord, calls: Calls, layers: list[_Layer], bias: float) -> Incident:
     first = layers[0]
     names = dict.fromkeys(name for layer in layers for name in (layer.layer, layer.activation))
     rest = "" if len(layers) == 1 else f" and {len(layers) - 1} more"
@@ -136,6 +141,7 @@ def _dead(record: StepRecord, calls: Calls, layers: list[_Layer]) -> Incident:
             "num_dead": len(layers),
             "given_mean": float(given[0]),
             "given_std": float(given[1]),
+            "bias_size": bias,
             "lr": record.lr,
             "loss": record.loss,
         },

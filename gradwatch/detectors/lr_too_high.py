@@ -34,6 +34,9 @@ AFTERMATH = 20
 BEYOND = 10.0
 """Times the largest norm or loss seen before such a leap."""
 
+SETBACK = 2.0
+"""Times the usual loss before such a leap, at (nearly) every step of its aftermath."""
+
 HARMFUL = 2
 """Steps in a row with a loss no better than before the weights were replaced: a convex model survives such a step, and
 a small one under Adam may learn from it."""
@@ -55,6 +58,8 @@ class _RateState:
         lr_top: The largest one seen until the last leap.
         leap: Steps since the learning rate leapt up; -1 where it has not.
         count: Steps seen.
+        set_back: Steps since then with a loss far above the usual one.
+        usual_loss: The usual loss of late, until the last leap.
         norm_top: The largest total norm until the last leap.
         loss_top: The largest loss until the last leap.
         replaced: Whether an update as large as the weights was the learning rate's doing, as last sampled.
@@ -75,6 +80,8 @@ class _RateState:
     lr_top: float = 0.0
     leap: int = -1
     count: int = 0
+    set_back: int = 0
+    usual_loss: float = 0.0
     norm_top: float = 0.0
     loss_top: float = 0.0
     replaced: bool = False
@@ -121,6 +128,8 @@ class LrTooHighDetector:
         state.weights = self._weights.scale(record) or state.weights
         self._measure(record, state)
         state.learning, state.progress = self._course.follow(record, state.learning, state.progress)
+        if state.leap < 0:
+            state.usual_loss = state.learning.smooth
         findings = self._findings(record, state)
         ripe: list[str] = []
         if findings or state.streaks.lasted:
@@ -165,9 +174,10 @@ def _follow_rate(record: StepRecord, state: _RateState) -> None:
     """Notice a leap of the learning rate to where it has never been: a restart of a schedule is none."""
     lr = record.lr if record.lr > 0 else 0.0  # unknown is no leap
     if lr >= LEAP * state.lr_top > 0 and lr >= LEAP * state.lr and state.count >= WARM_STEPS:
-        state.leap = 0
+        state.leap = state.set_back = 0
     elif 0 <= state.leap < AFTERMATH:
         state.leap += 1
+        state.set_back += record.loss is not None and record.loss >= SETBACK * state.usual_loss > 0
     else:
         state.leap, state.lr_top = -1, max(state.lr_top, lr)
         state.norm_top = max(state.norm_top, record.total_norm)
@@ -180,7 +190,13 @@ def _leapt(record: StepRecord, state: _RateState) -> bool:
     """Whether the norm or the loss has leapt beyond anything seen before the learning rate did."""
     wild = record.update_ratio is not None and state.leap == 0 and state.update >= REPLACED
     louder = record.total_norm >= BEYOND * state.norm_top > 0
-    return wild or louder or (record.loss or 0.0) >= BEYOND * state.loss_top > 0
+    worse = (record.loss or 0.0) >= BEYOND * state.loss_top > 0
+    return wild or louder or worse or _is_set_back(state)
+
+
+def _is_set_back(state: _RateState) -> bool:
+    """Whether the loss has been far above the usual one ever since, but for a few steps."""
+    return state.leap == AFTERMATH and state.set_back >= AFTERMATH - HARMFUL
 
 
 def _worst(record: StepRecord) -> tuple[str, ...]:
@@ -200,6 +216,11 @@ def _after_leap(record: StepRecord, state: _RateState) -> Incident:
         )
     if (record.loss or 0.0) >= BEYOND * state.loss_top > 0:
         what.append(f"the loss is {number(record.loss or 0.0)}, and was {number(state.loss_top)} at most before")
+    if _is_set_back(state):
+        what.append(
+            f"the loss went up, and has been about {number(state.learning.smooth)} ever since, where "
+            f"{number(state.usual_loss)} was usual"
+        )
     if not what:
         what.append(f"one update is {number(state.update)} times as large as the weights (about 0.001 is usual)")
     message = (

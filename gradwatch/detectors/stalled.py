@@ -36,6 +36,9 @@ CREPT = 0.4
 CRAWLING_STEPS = 90
 """Steps in which they should have."""
 
+RESTED = 0.1
+"""The same again, for weights that have been looked at for :data:`STALLED_STEPS` steps only."""
+
 COLLAPSED = 1e-4
 """Share of its highest value from which on a learning rate is as good as zero."""
 
@@ -115,10 +118,11 @@ class StalledDetector:
         state.learning, state.course = self._course.follow(record, state.learning, state.course)
         at_rest = state.update < (CREEPING if state.fresh else MOTIONLESS) and state.path < MOVED
         learning, way = state.learning, state.way
-        crawls = (way < CRAWLED and learning.hardly(CRAWLING_STEPS)) or (
-            way < CREPT and learning.nothing(CRAWLING_STEPS)
+        crawls = state.fresh and (
+            (way < RESTED and learning.nothing(STALLED_STEPS))
+            or (way < CRAWLED and learning.hardly(CRAWLING_STEPS))
+            or (way < CREPT and learning.nothing(CRAWLING_STEPS))
         )
-        crawls = crawls and state.fresh
         collapsed = record.lr <= COLLAPSED * state.lr and state.learning.poor(STALLED_STEPS)
         halted = state.update < MOTIONLESS and collapsed
         still = at_rest or halted

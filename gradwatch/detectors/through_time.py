@@ -22,6 +22,12 @@ LOST = 4.0
 """Decades over the sequence: what a ten-thousandth of the signal could teach is lost in the noise of the rest. A signal
 that loses three has been seen to find its way, slowly."""
 
+STUCK = 3.0
+"""The same where nothing at all has been learnt since the first step: then it has not found its way."""
+
+STUCK_STEPS = 90
+"""Steps that it has had by then."""
+
 GAINED = 4.0
 """Decades over the sequence: the first steps outweigh the last ones ten-thousandfold."""
 
@@ -36,6 +42,9 @@ _CREEPING = 3e-5
 
 _LEARNT = 0.9
 """Share of its first loss that a run has lost when its task is done, long memory or not."""
+
+_NOTHING = 0.05
+"""Share below which a run has learnt nothing."""
 
 _BEGUN = 0.1
 """The same for one whose loss looks at every step: having learnt something there says that a short memory is enough."""
@@ -90,7 +99,9 @@ class ThroughTimeDetector(Remembering[_TimeState]):
         self._follow(record, state)
         found = _by_module(record.through_time) if record.through_time else {}
         if found:
-            state.fades = {m: state.fades.get(m, 0) + 1 for m, f in found.items() if _fading(f).horizon.decades >= LOST}
+            state.fades = {
+                m: state.fades.get(m, 0) + 1 for m, f in found.items() if _fading(f).horizon.decades >= STUCK
+            }
             state.grows = {
                 m: state.grows.get(m, 0) + 1 for m, f in found.items() if _growing(f).horizon.decades <= -GAINED
             }
@@ -150,7 +161,12 @@ def _matters(finding: _Finding, state: _TimeState) -> bool:
     """Whether the run seems to need what does not arrive: the loss has stood still, and the task is not done."""
     if state.progress.since < STALLED_STEPS or state.rests or math.isnan(state.first):
         return False
-    return _learnt(state) < (_LEARNT if finding.at_end else _BEGUN)
+    return finding.horizon.decades >= _lost(state) and _learnt(state) < (_LEARNT if finding.at_end else _BEGUN)
+
+
+def _lost(state: _TimeState) -> float:
+    """Decades that count as lost."""
+    return STUCK if _learnt(state) < _NOTHING and state.total.count >= STUCK_STEPS else LOST
 
 
 def _learnt(state: _TimeState) -> float:
@@ -173,7 +189,7 @@ def _vanishing(record: StepRecord, finding: _Finding, state: _TimeState) -> Inci
         layers=(finding.profile.module,),
         severity=Severity.WARNING,
         value=finding.horizon.ratio,
-        threshold=10**-LOST,
+        threshold=10 ** -_lost(state),
         message=f"In {_place(finding.profile)} {in_words(finding.horizon)}; and the loss has stood still for "
         f"{state.progress.since} steps.{perhaps}",
         optimizer=record.optimizer,
