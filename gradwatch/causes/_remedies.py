@@ -4,11 +4,25 @@ from __future__ import annotations
 
 from gradwatch.records import Incident, ModelInfo, Remedy, StepRecord
 
-NORMALISE = Remedy(
-    action="a normalisation layer after each layer with weights",
-    reason="it brings the signal back to size, whatever came before",
-    snippet="nn.Sequential(nn.Linear(n, n), nn.LayerNorm(n), nn.ReLU())",
-)
+_NORMALISED = {
+    "": "nn.Sequential(nn.Linear(n, n), nn.LayerNorm(n), nn.ReLU())",
+    "Conv1d": "nn.Sequential(nn.Conv1d(n, n, 3, padding=1), nn.BatchNorm1d(n), nn.ReLU())",
+    "Conv2d": "nn.Sequential(nn.Conv2d(n, n, 3, padding=1), nn.BatchNorm2d(n), nn.ReLU())",
+    "Conv3d": "nn.Sequential(nn.Conv3d(n, n, 3, padding=1), nn.BatchNorm3d(n), nn.ReLU())",
+}
+"""What is usual after a layer of this kind; n is its number of outputs."""
+
+
+def normalise(model: ModelInfo) -> Remedy:
+    """A normalisation layer, the one that suits most of the model's layers (Ioffe & Szegedy, 2015; Ba et al., 2016)."""
+    kinds = [module.kind for module in model.modules if module.num_parameters > 0]
+    most = max(_NORMALISED, key=lambda kind: kinds.count(kind or "Linear"))
+    return Remedy(
+        action="a normalisation layer after each layer with weights",
+        reason="it brings the signal back to size, whatever came before",
+        snippet=_NORMALISED[most],
+    )
+
 
 LEAKY = "they pass something on for negative inputs too, so that a unit can recover"
 

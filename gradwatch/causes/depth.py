@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 
 from gradwatch._decades import number
-from gradwatch.causes._remedies import NORMALISE, access, assign, count, initialisation, initialise_all
+from gradwatch.causes._remedies import access, assign, count, initialisation, initialise_all, normalise
 from gradwatch.records import Cause, Incident, ModelInfo, ModuleInfo, Remedy, StepRecord
 from gradwatch.wording import percent
 
@@ -21,6 +21,7 @@ _SMALL, _LARGE = 0.5, 2.0  # weight scale; torch's own default of 0.4 is small f
 _MIN_DEPTH = 4  # layers; fewer need no normalisation to pass a signal on
 _DEEP = 10  # layers; from here on shortcuts are the custom
 _GROWN = 3.0  # times the weights' norm when they were first seen
+_TORCH, _NEAR = 6**-0.5, 0.05  # the scale that torch's own initialisation gives
 _SWOLLEN = 100.0  # gradient norm over the square root of the loss; about 1 is usual
 _DECADES = 3.0  # over all layers: enough to explain a signal that fades or grows
 _SOME = 0.1  # share of values on the flat ends that is worth a word
@@ -57,7 +58,7 @@ def saturating_activations(incident: Incident, record: StepRecord, model: ModelI
                 reason="they pass the signal on undiminished where a unit is active",
                 snippet="; ".join(filter(None, (replacement, _kaiming(incident, record)))),
             ),
-            NORMALISE,
+            normalise(model),
             Remedy(action="a shortcut past every two layers", reason="the signal has a way back that nothing weakens"),
         ),
     )
@@ -92,8 +93,8 @@ def small_weights(incident: Incident, record: StepRecord, model: ModelInfo) -> C
     return Cause(
         name="small_weights",
         confidence=0.9 if scale < _SMALL / 2 else 0.6,
-        evidence=f"the weights have {scale:.2g} of the size that keeps a signal as strong as it is (median of the "
-        f"layers; {incident.evidence['smallest_weight']} is the smallest){_compounded(incident)}",
+        evidence=f"the weights have {scale:.2g} of the size that keeps a signal as strong as it is{_default(scale)} "
+        f"(median of the layers; {incident.evidence['smallest_weight']} is the smallest){_compounded(incident)}",
         remedies=_initialise(record, model),
     )
 
@@ -155,6 +156,10 @@ def _compounded(incident: Incident) -> str:
     return f", and {incident.num_layers} layers multiply that" if incident.num_layers >= _DEEP else ""
 
 
+def _default(scale: float) -> str:
+    return ", as torch's own initialisation makes them" if abs(scale / _TORCH - 1) < _NEAR else ""
+
+
 def _initialise(record: StepRecord, model: ModelInfo) -> tuple[Remedy, ...]:
     return (
         Remedy(
@@ -162,7 +167,7 @@ def _initialise(record: StepRecord, model: ModelInfo) -> tuple[Remedy, ...]:
             reason="it gives each layer the size at which a signal neither fades nor grows",
             snippet=initialise_all(record, model),
         ),
-        NORMALISE,
+        normalise(model),
     )
 
 
@@ -206,7 +211,7 @@ def no_normalisation(incident: Incident, _record: StepRecord, model: ModelInfo) 
         confidence=0.25 if incident.evidence["rule"] == "replaced" and not swells else 0.4,
         evidence=f"{_depth(model)} layers with weights and not one normalisation layer: small deviations multiply with "
         f"depth{loss}",
-        remedies=(NORMALISE,),
+        remedies=(normalise(model),),
     )
 
 
@@ -237,12 +242,12 @@ def no_shortcuts(incident: Incident, _record: StepRecord, model: ModelInfo) -> C
                 reason="the signal has a way back that nothing weakens",
                 snippet="h = h + block(h)",
             ),
-            NORMALISE,
+            normalise(model),
         ),
     )
 
 
-def growing_weights(incident: Incident, _record: StepRecord, _model: ModelInfo) -> Cause | None:
+def growing_weights(incident: Incident, _record: StepRecord, model: ModelInfo) -> Cause | None:
     """Weights that have grown far since they were first seen (Krogh & Hertz, 1992, on weight decay)."""
     if not _have_grown(incident):
         return None
@@ -258,7 +263,7 @@ def growing_weights(incident: Incident, _record: StepRecord, _model: ModelInfo) 
                 snippet='for group in optimizer.param_groups: group["weight_decay"] = 0.01',
             ),
             Remedy(action="a lower learning rate", reason="then weight decay can keep up with the steps"),
-            NORMALISE,
+            normalise(model),
         ),
     )
 

@@ -6,7 +6,7 @@ import math
 
 from gradwatch._activation_kinds import ACTIVATIONS
 from gradwatch._decades import number
-from gradwatch.causes._remedies import LEAKY, NORMALISE, access, assign, count, initialisation, initialise_all
+from gradwatch.causes._remedies import LEAKY, access, assign, count, initialisation, initialise_all, normalise
 from gradwatch.records import Cause, Incident, ModelInfo, Remedy, StepRecord
 from gradwatch.wording import percent
 
@@ -85,7 +85,7 @@ def dead_units(incident: Incident, _record: StepRecord, model: ModelInfo) -> Cau
         name="dead_relu",
         confidence=0.4,
         evidence=f"behind {facts['layer']} {units} units give exactly zero for all samples that were looked at",
-        remedies=(_leaky(facts["activation"], model), NORMALISE),
+        remedies=(_leaky(facts["activation"], model), normalise(model)),
     )
 
 
@@ -123,12 +123,12 @@ def saturated_by_weights(incident: Incident, record: StepRecord, model: ModelInf
                 reason="it gives each layer the size at which activations stay on their steep part",
                 snippet=initialise_all(record, model),
             ),
-            NORMALISE,
+            normalise(model),
         ),
     )
 
 
-def saturated_by_rate(incident: Incident, record: StepRecord, _model: ModelInfo) -> Cause | None:
+def saturated_by_rate(incident: Incident, record: StepRecord, model: ModelInfo) -> Cause | None:
     """Steps of a wild size have pushed the values out to the flat ends."""
     facts = incident.evidence
     ratio = facts.get("largest_update", math.nan)
@@ -146,7 +146,7 @@ def saturated_by_rate(incident: Incident, record: StepRecord, _model: ModelInfo)
                 reason="no step then pushes whole layers to their flat ends",
                 snippet='for group in optimizer.param_groups: group["lr"] /= 10',
             ),
-            NORMALISE,
+            normalise(model),
         ),
     )
 
@@ -221,4 +221,4 @@ def _instead_of(activation: str, kind: str, rule: str, model: ModelInfo) -> tupl
         reason="they pass the signal on undiminished where a unit is active",
         snippet=_replace(activation, "nn.ReLU()", model),
     )
-    return relu, NORMALISE
+    return relu, normalise(model)

@@ -222,9 +222,10 @@ def unsuited_loss(incident: Incident, _record: StepRecord, model: ModelInfo) -> 
     if operations is None or not operations.after:
         return None
     tail = (*operations.after[-1][1], *operations.in_loss) if operations.after else operations.in_loss
-    error = next((name for name in tail if name in _SQUARED), None)
+    by_hand = "Sub" in tail and "Pow" in tail[tail.index("Sub") :]  # (p - y) ** 2
+    error = by_hand or any(name in _SQUARED for name in tail)
     probability = next((name for name in tail if name in _PROBABILITY), None)
-    if error is None or probability is None:
+    if not error or probability is None:
         return None
     sigmoid = probability == "Sigmoid"
     better = "nn.BCEWithLogitsLoss()" if sigmoid else "nn.CrossEntropyLoss()"

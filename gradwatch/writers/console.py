@@ -96,9 +96,12 @@ def _block(incident: Incident) -> RenderableType:
 def _remedies(causes: tuple[Cause, ...]) -> list[tuple[str, str]]:
     """The best cause's remedies, and the code of the first one that has some."""
     remedies = causes[0].remedies[:_MAX_REMEDIES] if causes else ()
-    rows = [("" if rank else "try", f"{rank + 1}. {wording.advice(remedy)}") for rank, remedy in enumerate(remedies)]
-    snippet = next((remedy.snippet for remedy in remedies if remedy.snippet), "")
-    return rows + [("", f"   {line}") for line in wording.code(snippet)]
+    best = next((remedy for remedy in remedies if remedy.snippet), None)
+    rows = []
+    for rank, remedy in enumerate(remedies):
+        rows.append(("" if rank else "try", f"{rank + 1}. {wording.advice(remedy)}"))
+        rows += [("", f"   {line}") for line in wording.code(remedy.snippet)] if remedy is best else []
+    return rows
 
 
 def _layers(summary: RunSummary) -> Table:

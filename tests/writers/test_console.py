@@ -55,7 +55,7 @@ def test_it_is_a_writer():
 
 
 def test_incident():
-    """An incident is a short block: what, why, what to do, what could not be seen."""
+    """An incident is a short block: what, why, what to do (code under the remedy it belongs to), what was not seen."""
     file = io.StringIO()
     ConsoleWriter(file).write_incident(_incident())
     assert file.getvalue() == (
@@ -64,8 +64,8 @@ def test_incident():
         "  why   saturating activations (confident): 12 sigmoids · GW201\n"
         "  or    other (possible): perhaps\n"
         "  try   1. nn.ReLU: it passes the signal on\n"
-        "        2. a normalisation layer\n"
         "           model.act0 = nn.ReLU()\n"
+        "        2. a normalisation layer\n"
         "  could not see   activations, because the model is compiled\n"
     )
 
