@@ -75,6 +75,7 @@ FLOORS: dict[int, set[str]] = {
         "_probes.suspects",
         "diagnosis",
         "_probes.fused_rnn",
+        "_probes.hidden_activations",
         "_taps",
         "_statistics",
         "_sampling",

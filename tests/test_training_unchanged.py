@@ -55,6 +55,9 @@ def test_five_thousand_steps_leave_memory_flat_and_no_hook(tmp_path):
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
     data = torch.randn(8, 4)
     writers = [gradwatch.JSONLWriter(tmp_path / "run.jsonl")]
+    with gradwatch.watch(model, logdir=tmp_path / "before", writers=[]):  # on a slow machine a picture is drawn midway:
+        model(data).square().mean().backward()  # what that imports is there already
+        optimizer.step()
     sizes = []
     tracemalloc.start()
     with gradwatch.watch(model, logdir=tmp_path, writers=writers, history=100) as watch:

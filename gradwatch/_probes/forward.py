@@ -20,6 +20,7 @@ from gradwatch._layout import walk
 from gradwatch._probes import node_hook
 from gradwatch._probes.activations import Sample, Statistics, sample_of
 from gradwatch._probes.calls import Call, Known, first_tensor, norm_of, operation_of, root_of
+from gradwatch._probes.hidden_activations import HiddenActivations, gates_of
 from gradwatch._probes.module_hook import compiles, is_foreign_territory, put_hook, take_away
 from gradwatch._probes.through_time import ThroughTime, TimeSignal
 from gradwatch.errors import GradwatchWarning, warn
@@ -84,6 +85,7 @@ class ForwardProbe:
         self._before_function: Tensor | None = None
         self._described: dict[int, tuple[weakref.ref[Tensor], int, Sample]] = {}
         self._statistics = Statistics()
+        self._hidden = HiddenActivations()
         self._backward_began = self._knows_carried = False
         self.time: ThroughTime | None = None
 
@@ -214,6 +216,7 @@ class ForwardProbe:
         if known.has_weights:
             self._channels_first = known.channels_first
             self._last_layer = known.name
+            self._look_inside(known, module, given, result)
             is_read = known.name in self._functional
             self._before_function = sample_of(result, channels_first=known.channels_first) if is_read else None
 
@@ -224,8 +227,11 @@ class ForwardProbe:
 
     def _look_between(self, given: Tensor) -> None:
         """An activation that no module stands for: it shows in what the next module is given."""
+        if not self._last_layer:
+            return
         kind = operation_of(given)
-        if kind is None or not self._last_layer or self._sample_of(given) is not None:
+        if kind is None or self._sample_of(given) is not None:
+            self._look_behind(given)
             return
         if not self._counts_call(self._last_layer):
             return
@@ -235,6 +241,27 @@ class ForwardProbe:
             self._statistics.add(Sample(values, means=[(row, "in")], row=row))
         self._describe_output(kind, given)
         self._note(Call(self._last_layer, kind, joined=True, from_data=False), given)
+
+    def _look_inside(self, known: Known, module: nn.Module, given: Tensor | None, result: Tensor) -> None:
+        """A module with weights may work by functions alone, as nn.MultiheadAttention does, or by a fused kernel."""
+        is_gated = known.kind in ("LSTM", "GRU")
+        found = self._look_behind(result) if is_gated or not known.is_leaf else 0
+        if is_gated and found == 0:
+            for kind, values in gates_of(module, given, result).items():
+                self._note_hidden(kind, values)
+
+    def _look_behind(self, tensor: Tensor) -> int:
+        """Count activations with flat ends that no module stands for, and whose output no module is given as it is."""
+        found = 0
+        for kind, values in self._hidden.behind(tensor):
+            self._note_hidden(kind, values)
+            found += 1
+        return found
+
+    def _note_hidden(self, kind: str, values: Tensor) -> None:
+        if self._counts_call(f"{self._last_layer} {kind}"):
+            self._describe_output(kind, values)
+            self._calls.append(Call(self._last_layer, kind, joined=True, from_data=False))
 
     def _sample_of(self, tensor: Tensor) -> Sample | None:
         """The sample of an activation's output; None for any other tensor."""
@@ -259,6 +286,7 @@ class ForwardProbe:
         sample = Sample(values, kind, means=[(row, "out")], row=row)
         self._statistics.add(sample)
         self._described[id(result)] = weakref.ref(result), result._version, sample  # noqa: SLF001
+        self._hidden.know(result)
 
     def _note(self, call: Call, result: Tensor, owner: nn.Module | None = None) -> None:
         """Add a row, and let autograd tell us the gradient of the call's output."""

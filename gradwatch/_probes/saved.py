@@ -91,14 +91,14 @@ def saved_tensors(node: Any) -> Iterator[tuple[str, Tensor]]:
         RuntimeError: It is gone, or has been changed in place since.
     """
     if isinstance(node, torch.autograd.function.BackwardCFunction):
-        if any(_is_hooked(raw) for raw in getattr(node, "_raw_saved_tensors", None) or ()):
+        if any(is_hooked(raw) for raw in getattr(node, "_raw_saved_tensors", None) or ()):
             raise HiddenError
         for tensor in node.saved_tensors:
             if isinstance(tensor, Tensor):
                 yield "", tensor
         return
     for name in _saved_names(cast("Hashable", type(node))):
-        if _is_hooked(getattr(node, f"_raw_saved_{name}")):
+        if is_hooked(getattr(node, f"_raw_saved_{name}")):
             raise HiddenError
         value = getattr(node, f"_saved_{name}")
         for tensor in value if isinstance(value, (tuple, list)) else (value,):
@@ -111,11 +111,11 @@ def _saved_names(kind: Hashable) -> tuple[str, ...]:
     return tuple(name.removeprefix("_raw_saved_") for name in dir(kind) if name.startswith("_raw_saved_"))
 
 
-def _is_hooked(raw: Any) -> bool:
+def is_hooked(raw: Any) -> bool:
     """Whether unpacking runs a hook; where torch does not tell, it has to be taken for one that does."""
     if isinstance(raw, (tuple, list)):
-        return any(map(_is_hooked, raw))
-    return raw is not None and getattr(raw, "unpack_hook", _is_hooked) is not None
+        return any(map(is_hooked, raw))
+    return raw is not None and getattr(raw, "unpack_hook", is_hooked) is not None
 
 
 def _note(saved: Saved, number: int, named: tuple[str, Tensor], maker: int | None, finding: Finding) -> None:

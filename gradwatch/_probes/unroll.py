@@ -97,6 +97,24 @@ class Recurrence:
             states.append(hidden)
         return torch.stack(states)
 
+    def gates(self, inputs: Tensor, before: Tensor) -> dict[str, Tensor]:
+        """What the gates give, and the new content: the activations inside of a gated layer.
+
+        Args:
+            inputs: ``[rows, input_size]``.
+            before: The hidden state before each, ``[rows, size]``.
+
+        Returns:
+            ``{"Sigmoid": [rows, gates * hidden], "Tanh": [rows, hidden]}``.
+        """
+        given = functional.linear(inputs, self.w_ih, self.b_ih)
+        recurrent = functional.linear(before, self.w_hh, self.b_hh)
+        if self.mode == "GRU":
+            r, z, n, _ = _gru_gates(given, recurrent)
+            return {"Sigmoid": torch.cat((r, z), -1), "Tanh": n}
+        i, f, g, o = _lstm_gates(given + recurrent)
+        return {"Sigmoid": torch.cat((i, f, o), -1), "Tanh": g}
+
     def back(
         self, inputs: Tensor, states: Tensor, first_cell: Tensor | None, seeds: Tensor, cell_seeds: Tensor | None
     ) -> Signal:

@@ -14,6 +14,7 @@ _FAR_BELOW = 1.0  # standard deviations of what a ReLU is given by which its mea
 _DROWNING = 4.0  # bias over what the weights add to it: nobody's initialisation, and no ReLU survives it
 _LARGE = 2.0  # weight scale
 _BOLD = 0.1  # update over weight
+_GATED = frozenset({"LSTM", "GRU", "LSTMCell", "GRUCell"})
 
 
 def dead_by_bias(incident: Incident, _record: StepRecord, model: ModelInfo) -> Cause | None:
@@ -112,11 +113,16 @@ def saturated_by_weights(incident: Incident, record: StepRecord, model: ModelInf
     scale = facts.get("weight_scale", math.nan)
     if incident.kind != "saturation" or facts.get("activation_kind") == "Softmax" or not scale > _LARGE:
         return None
+    given = facts["given_std"]
+    result = (
+        f", so that {facts['activation']} is given values of about {number(given)}, where about 1 is usual"
+        if math.isfinite(given)
+        else ""
+    )
     return Cause(
         name="large_weights",
         confidence=0.85,
-        evidence=f"the weights have {number(scale)} times the size that keeps a signal as strong as it is, so that "
-        f"{facts['activation']} is given values of about {number(facts['given_std'])}, where about 1 is usual",
+        evidence=f"the weights have {number(scale)} times the size that keeps a signal as strong as it is{result}",
         remedies=(
             Remedy(
                 action=f"{initialisation(model)[0]} initialisation",
@@ -213,6 +219,9 @@ def _instead_of(activation: str, kind: str, rule: str, model: ModelInfo) -> tupl
         action = f"no {kind.lower()} at the end, or targets that it can reach"
         why = "it can give nothing beyond its flat ends, and learns nothing there"
         return (Remedy(action, why, _replace(activation, "nn.Identity()", model)),)
+    if any(module.name == activation and module.kind in _GATED for module in model.modules):
+        smaller = Remedy("smaller weights and biases in it", "its gates then start half open, and pass a signal on")
+        return smaller, normalise(model)
     if kind == "RNN":
         gates = Remedy("nn.LSTM or nn.GRU in place of nn.RNN", "their gates let a signal pass past the flat ends")
         return gates, Remedy("smaller weights in it", "its units then stay on their steep part")
