@@ -47,6 +47,7 @@ RULES: Mapping[str, tuple[Rule, ...]] = {
     "exploding": (
         inputs.unscaled_inputs,
         wiring.gradients_pile_up,
+        wiring.bottomless,
         depth.large_weights,
         depth.growing_weights,
         rate.lr_too_high,
@@ -63,6 +64,7 @@ RULES: Mapping[str, tuple[Rule, ...]] = {
         depth.zero_weights,
         wiring.no_slope,
         depth.small_weights,
+        depth.shrunken_weights,
         depth.dead_relu,
         wiring.unsuited_loss,
         wiring.saturated_output,
@@ -72,7 +74,13 @@ RULES: Mapping[str, tuple[Rule, ...]] = {
         depth.no_shortcuts,
     ),
     "nonfinite": (*nonfinite.RULES, inputs.overflowing_inputs, rate.diverged),
-    "dead_relu": (inputs.unscaled_inputs, units.dead_by_bias, units.dead_by_learning_rate, units.dead_units),
+    "dead_relu": (
+        inputs.unscaled_inputs,
+        units.dead_by_weights,
+        units.dead_by_bias,
+        units.dead_by_learning_rate,
+        units.dead_units,
+    ),
     "saturation": (
         inputs.unscaled_inputs,
         units.saturated_by_weights,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -225,14 +225,18 @@ def _largest_gap(count: int, stride: int, period: int) -> int:
 
 def _at_flat_ends(output: Tensor, kind: str) -> Tensor | None:
     """Where the activation that gave these outputs is flat; None for one that has no flat ends."""
-    if kind in ("Sigmoid", "Hardsigmoid"):
-        return output * (1 - output) < (FLAT / 4 if kind == "Sigmoid" else 1e-6)
-    if kind in ("Tanh", "RNN"):
-        return 1 - output.square() < FLAT
-    if kind == "Hardtanh":
-        return output.abs() >= 1
-    if kind == "Softsign":
-        return (1 - output.abs()).square() < FLAT
-    if kind == "Softmax":
-        return output.amax(1, keepdim=True) > _ONE_HOT
-    return None
+    is_flat = _FLAT.get(kind)
+    return None if is_flat is None else is_flat(output)
+
+
+_FLAT: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "Sigmoid": lambda output: output * (1 - output) < FLAT / 4,
+    "Hardsigmoid": lambda output: output * (1 - output) < 1e-6,
+    "Gate": lambda output: output < FLAT / 4,  # one that is open is no fault
+    "Tanh": lambda output: 1 - output.square() < FLAT,
+    "RNN": lambda output: 1 - output.square() < FLAT,
+    "Hardtanh": lambda output: output.abs() >= 1,
+    "Softsign": lambda output: (1 - output.abs()).square() < FLAT,
+    "Softmax": lambda output: output.amax(1, keepdim=True) > _ONE_HOT,
+}
+"""From an output to where its slope is next to nothing."""

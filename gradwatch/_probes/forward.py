@@ -7,6 +7,7 @@ model.
 from __future__ import annotations
 
 import weakref
+from collections import deque
 from dataclasses import dataclass
 from functools import partial
 from operator import is_
@@ -244,19 +245,18 @@ class ForwardProbe:
 
     def _look_inside(self, known: Known, module: nn.Module, given: Tensor | None, result: Tensor) -> None:
         """A module with weights may work by functions alone, as nn.MultiheadAttention does, or by a fused kernel."""
-        is_gated = known.kind in ("LSTM", "GRU")
-        found = self._look_behind(result) if is_gated or not known.is_leaf else 0
-        if is_gated and found == 0:
-            for kind, values in gates_of(module, given, result).items():
-                self._note_hidden(kind, values)
+        gates = gates_of(module, given, result)
+        for kind, values in gates:
+            self._note_hidden(kind, values)
+        if gates:
+            deque(self._hidden.behind(result), maxlen=0)  # they are known now, as far as the graph shows them
+        elif not known.is_leaf or known.kind in ("LSTM", "GRU"):
+            self._look_behind(result)
 
-    def _look_behind(self, tensor: Tensor) -> int:
-        """Count activations with flat ends that no module stands for, and whose output no module is given as it is."""
-        found = 0
+    def _look_behind(self, tensor: Tensor) -> None:
+        """Activations with flat ends that no module stands for, and whose output no module is given as it is."""
         for kind, values in self._hidden.behind(tensor):
             self._note_hidden(kind, values)
-            found += 1
-        return found
 
     def _note_hidden(self, kind: str, values: Tensor) -> None:
         if self._counts_call(f"{self._last_layer} {kind}"):

@@ -95,7 +95,7 @@ def _chances(node: Any) -> Tensor | None:
 
 
 @torch.no_grad()
-def gates_of(module: nn.Module, given: Tensor | None, output: Tensor) -> dict[str, Tensor]:
+def gates_of(module: nn.Module, given: Tensor | None, output: Tensor) -> list[tuple[str, Tensor]]:
     """What the gates of a fused recurrent layer give at some of its time steps.
 
     Args:
@@ -104,20 +104,20 @@ def gates_of(module: nn.Module, given: Tensor | None, output: Tensor) -> dict[st
         output: Its hidden states.
 
     Returns:
-        ``{"Sigmoid": [rows, gates * hidden], "Tanh": [rows, hidden]}``; nothing for any other module.
+        As :meth:`Recurrence.gates`; nothing for any other module.
     """
     if type(module) not in (nn.LSTM, nn.GRU) or given is None or given.dim() != 3:  # noqa: PLR2004
-        return {}
+        return []
     assert isinstance(module, nn.RNNBase)
     if module.num_layers > 1 or module.bidirectional or module.proj_size:
-        return {}
+        return []
     recurrence = Recurrence.of(module, 0, 0, torch.float32)
     if not isinstance(recurrence, Recurrence):
-        return {}
+        return []
     inputs, states = given.detach(), output.detach()
     if module.batch_first:
         inputs, states = inputs.transpose(0, 1), states.transpose(0, 1)
     times = slice(None, None, max(1, len(inputs) // _MAX_TIMES))
     # The state before the first step may be any.
     inputs, states = inputs[1:, :_MAX_SAMPLES][times].flatten(0, 1), states[:-1, :_MAX_SAMPLES][times].flatten(0, 1)
-    return recurrence.gates(inputs.float(), states.float()) if len(inputs) else {}
+    return recurrence.gates(inputs.float(), states.float()) if len(inputs) else []

@@ -97,7 +97,7 @@ class Recurrence:
             states.append(hidden)
         return torch.stack(states)
 
-    def gates(self, inputs: Tensor, before: Tensor) -> dict[str, Tensor]:
+    def gates(self, inputs: Tensor, before: Tensor) -> list[tuple[str, Tensor]]:
         """What the gates give, and the new content: the activations inside of a gated layer.
 
         Args:
@@ -105,15 +105,16 @@ class Recurrence:
             before: The hidden state before each, ``[rows, size]``.
 
         Returns:
-            ``{"Sigmoid": [rows, gates * hidden], "Tanh": [rows, hidden]}``.
+            What all sigmoids give together, ``[rows, gates * hidden]``, what the tanh gives, ``[rows, hidden]``, and
+            how far each gate is open through which everything new must come in or out.
         """
         given = functional.linear(inputs, self.w_ih, self.b_ih)
         recurrent = functional.linear(before, self.w_hh, self.b_hh)
         if self.mode == "GRU":
             r, z, n, _ = _gru_gates(given, recurrent)
-            return {"Sigmoid": torch.cat((r, z), -1), "Tanh": n}
+            return [("Sigmoid", torch.cat((r, z), -1)), ("Tanh", n), ("Gate", 1 - z)]
         i, f, g, o = _lstm_gates(given + recurrent)
-        return {"Sigmoid": torch.cat((i, f, o), -1), "Tanh": g}
+        return [("Sigmoid", torch.cat((i, f, o), -1)), ("Tanh", g), ("Gate", i), ("Gate", o)]
 
     def back(
         self, inputs: Tensor, states: Tensor, first_cell: Tensor | None, seeds: Tensor, cell_seeds: Tensor | None

@@ -20,6 +20,7 @@ _NORMALISING = ("BatchNorm", "SyncBatchNorm", "LayerNorm", "GroupNorm", "Instanc
 _SMALL, _LARGE = 0.5, 2.0  # weight scale; torch's own default of 0.4 is small for a deep net without normalisation
 _MIN_DEPTH = 4  # layers; fewer need no normalisation to pass a signal on
 _DEEP = 10  # layers; from here on shortcuts are the custom
+_SHRUNKEN = 5.0  # the same the other way
 _GROWN = 3.0  # times the weights' norm when they were first seen
 _TORCH, _NEAR = 6**-0.5, 0.05  # the scale that torch's own initialisation gives
 _SWOLLEN = 100.0  # gradient norm over the square root of the loss; about 1 is usual
@@ -96,6 +97,26 @@ def small_weights(incident: Incident, record: StepRecord, model: ModelInfo) -> C
         evidence=f"the weights have {scale:.2g} of the size that keeps a signal as strong as it is{_default(scale)} "
         f"(median of the layers; {incident.evidence['smallest_weight']} is the smallest){_compounded(incident)}",
         remedies=_initialise(record, model),
+    )
+
+
+def shrunken_weights(incident: Incident, _record: StepRecord, _model: ModelInfo) -> Cause | None:
+    """Weights that have been pulled to zero: a decay that is too strong (Krogh & Hertz, 1992)."""
+    first, last = incident.evidence.get("first_weight", math.nan), incident.evidence.get("last_weight", math.nan)
+    if not last <= first / _SHRUNKEN:
+        return None
+    return Cause(
+        name="small_weights",
+        confidence=0.8,
+        evidence=f"the weights have shrunk from a norm of {first:.3g} to {last:.3g} in this run, so that less and less "
+        "passes through",
+        remedies=(
+            Remedy(
+                action="less weight decay, by a factor of 10 to begin with",
+                reason="it takes more away at each step than the gradients put in",
+                snippet='for group in optimizer.param_groups: group["weight_decay"] /= 10',
+            ),
+        ),
     )
 
 

@@ -13,6 +13,7 @@ from gradwatch.causes._remedies import clip
 from gradwatch.records import Cause, Incident, ModelInfo, Remedy, StepRecord
 
 _LR_CAN_HELP = 10.0  # update over weight; beyond, the gradients themselves are the trouble
+_TIMID = 3e-4  # update over weight; about a thousandth is usual
 _COLLAPSED = 1e-4  # of the highest learning rate
 _DIVERGED = 10.0  # times the first loss
 _FIRST_STEPS = 20  # of a run
@@ -161,7 +162,7 @@ def lr_too_low(incident: Incident, record: StepRecord, model: ModelInfo) -> Caus
     if clipped_away(incident, record, model) or eps_too_large(incident, record, model):
         return None
     ratio = incident.evidence.get("update_ratio", math.nan)
-    if record.lr == 0:
+    if record.lr == 0 or (incident.evidence.get("rule") == "idle" and not ratio < _TIMID):
         return None
     higher = Remedy("a higher learning rate", "an update of about a thousandth of the weights is usual")
     if ratio > 0 and math.isfinite(record.lr):

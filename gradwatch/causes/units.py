@@ -56,6 +56,27 @@ def dead_by_bias(incident: Incident, _record: StepRecord, model: ModelInfo) -> C
     )
 
 
+def dead_by_weights(incident: Incident, record: StepRecord, model: ModelInfo) -> Cause | None:
+    """Weights far above the common size: values and steps are too large, and throw whole layers below zero."""
+    scale = incident.evidence.get("weight_scale", math.nan)
+    if not scale > _LARGE:
+        return None
+    return Cause(
+        name="large_weights",
+        confidence=0.82,
+        evidence=f"the weights have {number(scale)} times the size that keeps a signal as strong as it is: values and "
+        "steps grow with them, and one large step moves all units of a layer below zero",
+        remedies=(
+            Remedy(
+                action=f"{initialisation(model)[0]} initialisation",
+                reason="it gives each layer the size at which a signal neither fades nor grows",
+                snippet=initialise_all(record, model),
+            ),
+            normalise(model),
+        ),
+    )
+
+
 def dead_by_learning_rate(incident: Incident, _record: StepRecord, model: ModelInfo) -> Cause | None:
     """A step of a wild size has moved all units below zero at once."""
     ratio = incident.evidence.get("largest_update", math.nan)

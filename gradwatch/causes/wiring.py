@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gradwatch._decades import number
 from gradwatch.causes._remedies import access
 from gradwatch.records import Cause, Incident, ModelInfo, Remedy, StepRecord
 
@@ -212,6 +213,52 @@ def gradients_pile_up(incident: Incident, _record: StepRecord, _model: ModelInfo
     )
 
 
+def _taken_twice(tail: tuple[str, ...]) -> Cause | None:
+    """A loss that takes the softmax (or the sigmoid) itself is given what has passed through one already."""
+    for probability, inside, loss, name in (
+        ("Softmax", "LogSoftmax", "nn.CrossEntropyLoss", "softmax"),
+        ("Sigmoid", "BinaryCrossEntropyWithLogits", "nn.BCEWithLogitsLoss", "sigmoid"),
+    ):
+        if probability in tail and inside in tail[tail.index(probability) :]:
+            return Cause(
+                name="unsuited_loss",
+                confidence=0.9,
+                evidence=f"the loss takes a {name} of what has passed through a {name} already: values between 0 and "
+                "1 are nearly alike to it, so that even the best answer is punished and mistakes teach little",
+                remedies=(
+                    Remedy(
+                        action=f"{loss} on the values before the {name}: leave the {name} out of the model",
+                        reason=f"{loss} takes it itself",
+                        snippet=f"loss = {loss}()(logits, target)",
+                    ),
+                ),
+            )
+    return None
+
+
+def bottomless(incident: Incident, _record: StepRecord, _model: ModelInfo) -> Cause | None:
+    """A loss that can sink without end: its minimum lies at infinitely large weights."""
+    if incident.evidence.get("rule") != "runaway":
+        return None
+    first, loss = incident.evidence["loss_at_start"], incident.evidence["loss"]
+    return Cause(
+        name="unsuited_loss",
+        confidence=0.7,
+        evidence=f"the loss has sunk from {number(first)} to {number(loss)}, and sinks the faster the larger the "
+        "weights are: nothing holds it from below",
+        remedies=(
+            Remedy(
+                action="check the sign of each term of the loss",
+                reason="a log-likelihood or a distance that is to grow has to be taken with a minus",
+            ),
+            Remedy(
+                action="a loss with a lowest value, such as a margin or a logarithm of a probability",
+                reason="training then comes to an end where the model is good",
+            ),
+        ),
+    )
+
+
 _SQUARED = frozenset({"MseLoss", "SmoothL1Loss", "HuberLoss", "L1Loss"})
 _PROBABILITY = frozenset({"Sigmoid", "Softmax"})
 
@@ -222,6 +269,8 @@ def unsuited_loss(incident: Incident, _record: StepRecord, model: ModelInfo) -> 
     if operations is None or not operations.after:
         return None
     tail = (*operations.after[-1][1], *operations.in_loss) if operations.after else operations.in_loss
+    if (twice := _taken_twice(tail)) is not None:
+        return twice
     by_hand = "Sub" in tail and "Pow" in tail[tail.index("Sub") :]  # (p - y) ** 2
     error = by_hand or any(name in _SQUARED for name in tail)
     probability = next((name for name in tail if name in _PROBABILITY), None)

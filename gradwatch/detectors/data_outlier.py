@@ -29,6 +29,16 @@ SPIKE = 1.5
 AFTERMATH = 8
 """Steps in which it should have: after a spike that is part of the data the very next loss is an ordinary one."""
 
+ECHO = 2.0
+"""Decades above the usual norm and above anything seen by one less: evidence of a bad batch if the very next norm has
+fallen far back, and the loss is still worse. Weights that were spoilt, or run away, stay as loud as they were."""
+
+ECHO_LOSS = 1.0
+"""The same for the loss."""
+
+FALLEN = 0.7
+"""Decades by which the next norm is below it."""
+
 WORSE = 0.08
 """Decades above the usual loss: a fifth."""
 
@@ -51,6 +61,7 @@ class _OutlierState:
         worse: How many of these had a loss above the usual one.
         before: log10 of the usual loss before it.
         spike: Its step, norm and loss.
+        loud: Whether it was beyond what else could bring it about, if it is over at the next step.
         lr: Learning rate of the last step; 0 where it is not known.
         calm: Whether the last step could not have hurt the weights: usual norm, usual learning rate.
         update: Median update over weight, as last sampled.
@@ -63,6 +74,7 @@ class _OutlierState:
     worse: int = 0
     before: float = 0.0
     spike: list[float] = field(default_factory=list)
+    loud: bool = False
     lr: float = 0.0
     calm: bool = False
     update: float = 0.0
@@ -117,9 +129,14 @@ def _hurts(record: StepRecord, state: _OutlierState, level: float, height: float
         if state.calm and same_rate and _far(state.total, level, SPIKE):
             state.spiked, state.worse, state.before = 0, 0, state.loss.mean
             state.spike = [record.step, record.total_norm, record.loss or 0.0]
+            loud = _far(state.total, level, ECHO) and _far(state.loss, height, ECHO_LOSS)
+            state.loud = loud and state.update < BOLD and height >= state.loss.highest + ECHO_LOSS / 2
         return False
     state.spiked += 1
     state.worse += height >= state.before + WORSE
+    if state.spiked == 1 and state.loud and state.worse == 1 and level <= math.log10(state.spike[1]) - FALLEN:
+        state.spiked = -1
+        return True
     if state.spiked < AFTERMATH:
         return False
     state.spiked = -1
@@ -133,7 +150,7 @@ def _far(usual: Level, value: float, decades: float) -> bool:
 
 
 def _outlier(record: StepRecord, state: _OutlierState) -> Incident:
-    if state.worse == AFTERMATH and state.spike:
+    if state.worse and state.spike and state.spiked < 0:
         return _aftermath(record, state)
     loss = record.loss or 0.0
     usual_norm, usual_loss = power(state.total.mean), power(state.loss.mean)
@@ -167,6 +184,8 @@ def _aftermath(record: StepRecord, state: _OutlierState) -> Incident:
     step, norm, loss = state.spike
     usual_loss, state.spike = power(state.before), []
     order = np.argsort(-np.nan_to_num(record.grad_norm), kind="stable")
+    steps = record.step - int(step)
+    since = f"in the {steps} steps since then" if steps > 1 else "after the step that it led to"
     return Incident(
         kind="data_outlier",
         step=record.step,
@@ -175,8 +194,8 @@ def _aftermath(record: StepRecord, state: _OutlierState) -> Incident:
         value=norm,
         threshold=power(state.total.mean + SPIKE),
         message=f"One batch has thrown training back: at step {step:.0f} the gradient norm leapt to {norm:.3g}, after "
-        f"an ordinary step, and in the {AFTERMATH} steps since then the loss has not come back to the usual "
-        f"{usual_loss:.3g} (now {record.loss or 0.0:.3g}).",
+        f"an ordinary step, and {since} the loss has not come back to the usual {usual_loss:.3g} (now "
+        f"{record.loss or 0.0:.3g}).",
         optimizer=record.optimizer,
         num_layers=len(record.layers),
         evidence={

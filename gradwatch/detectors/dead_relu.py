@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from gradwatch._baselines import STALLED_STEPS, Course, Episode, Learning, Progress, counts
 from gradwatch._scene import Calls, Forward
-from gradwatch._weights import bias_size
+from gradwatch._weights import Weights, WeightScale, bias_size
 from gradwatch.detectors._base import Remembering
 from gradwatch.records import Incident, Severity, StepRecord
 from gradwatch.wording import percent
@@ -79,8 +80,11 @@ class DeadReluDetector(Remembering[_DeadState]):
             ripe = [name for name, looks in state.sick.items() if looks > PROBES]
         if state.episode.begins(symptom=bool(found), alarm=bool(ripe)):
             measured = self._measured.get(record.optimizer)
-            bias = math.nan if measured is None else bias_size(measured, found[ripe[0]].layer)
-            return [_dead(record, calls, [found[name] for name in ripe], bias)]
+            weights: dict[str, Any] = {}
+            if measured is not None:
+                weights = (Weights().scale(measured) or WeightScale()).evidence()
+                weights["bias_size"] = bias_size(measured, found[ripe[0]].layer)
+            return [_dead(record, calls, [found[name] for name in ripe], weights)]
         return []
 
 
@@ -110,7 +114,7 @@ def _starved_layers(calls: Calls, state: _DeadState) -> list[_Layer]:
     return found
 
 
-def _dead(record: StepRecord, calls: Calls, layers: list[_Layer], bias: float) -> Incident:
+def _dead(record: StepRecord, calls: Calls, layers: list[_Layer], weights: dict[str, Any]) -> Incident:
     first = layers[0]
     names = dict.fromkeys(name for layer in layers for name in (layer.layer, layer.activation))
     rest = "" if len(layers) == 1 else f" and {len(layers) - 1} more"
@@ -141,7 +145,7 @@ def _dead(record: StepRecord, calls: Calls, layers: list[_Layer], bias: float) -
             "num_dead": len(layers),
             "given_mean": float(given[0]),
             "given_std": float(given[1]),
-            "bias_size": bias,
+            **weights,
             "lr": record.lr,
             "loss": record.loss,
         },

@@ -18,6 +18,7 @@ from gradwatch._baselines import (
     Learning,
     Level,
     Progress,
+    Signal,
     Streaks,
     Usual,
     counts,
@@ -48,7 +49,10 @@ SHALLOW = 2
 LOOKS = 2
 """Probed steps in a row that show the signal itself growing on its way back."""
 
-_PATIENCE = {"replaced": 1, "burst": 1, "jump": 3, "growth": 3}
+RUNAWAY = 30.0
+"""Times the size that the loss, below zero, and the norm had at first: a loss that sinks the faster the lower it is."""
+
+_PATIENCE = {"replaced": 1, "burst": 1, "jump": 3, "growth": 3, "runaway": 5}
 
 
 @dataclass
@@ -60,6 +64,9 @@ class _ExplodingState:
     usual: Usual = field(default_factory=Usual)
     progress: Progress = field(default_factory=Progress)
     learning: Learning = field(default_factory=Learning)
+    signal: Signal = field(default_factory=Signal)
+    grown: float = -math.inf
+    """Decades by which the norm is above what it was at first."""
     piled: int = 0
     """Probed steps in a row at which gradients of the step before were still there."""
     looks: int = 0
@@ -103,6 +110,7 @@ class ExplodingDetector:
         state.total.shift(state.usual.follow(self._names.of(record), record.grad_norm))
         state.weights = self._weights.scale(record) or state.weights
         state.learning, state.progress = self._course.follow(record, state.learning, state.progress)
+        state.grown = -state.signal.lost(record.total_norm)
         findings = self._findings(record, state)
         state.streaks.update(dict.fromkeys(findings, 0.0))
         ripe = state.streaks.ripe(_PATIENCE)
@@ -135,6 +143,8 @@ class ExplodingDetector:
             high = level >= total.limit or (level >= total.peak + ALONE and _carried_by_one(record, state))
             if high and _is_new(record, level, state):
                 findings["jump"] = lambda: _jumped(record, state, power(total.limit), "jump")
+        if _runs_away(record, state):
+            findings["runaway"] = lambda: _running_away(record, state)
         profile = self._depth.of(record)
         if profile.fade <= -FADE and _is_early(state) and profile.trend() <= -FADE:
             findings["growth"] = lambda: _growing(record, profile)
@@ -152,6 +162,13 @@ def _is_new(record: StepRecord, level: float, state: _ExplodingState) -> bool:
     """Whether a jump leads anywhere: a run that has done its work may bounce, below where it came from."""
     learnt = record.loss is not None and 0 <= record.loss < LEARNT * state.learning.first
     return level > state.total.highest or not learnt
+
+
+def _runs_away(record: StepRecord, state: _ExplodingState) -> bool:
+    """Whether the loss falls without end: far below zero, by ever larger gradients."""
+    if record.loss is None or not record.loss < -RUNAWAY * max(1.0, abs(state.learning.first)):
+        return False
+    return math.isfinite(state.grown) and state.grown >= math.log10(RUNAWAY)
 
 
 def _is_early(state: _ExplodingState) -> bool:
@@ -229,6 +246,30 @@ def _jumped(record: StepRecord, state: _ExplodingState, threshold: float, rule: 
             "highest_norm": power(state.total.highest),
             "lr": record.lr,
             "loss": record.loss,
+        },
+    )
+
+
+def _running_away(record: StepRecord, state: _ExplodingState) -> Incident:
+    order = np.argsort(-np.nan_to_num(record.grad_norm), kind="stable")
+    times = power(state.grown)
+    return Incident(
+        kind="exploding",
+        step=record.step,
+        layers=tuple(record.layers[int(index)].name for index in order[:3]),
+        severity=Severity.ERROR,
+        value=times,
+        threshold=RUNAWAY,
+        message=f"The loss falls without end, and ever faster: it is {number(record.loss or 0.0)}, after "
+        f"{number(state.learning.first)} at first, and the gradients are {number(times)} times as large as they were.",
+        optimizer=record.optimizer,
+        num_layers=len(record.layers),
+        evidence={
+            "rule": "runaway",
+            "loss": record.loss,
+            "loss_at_start": state.learning.first,
+            "total_norm": record.total_norm,
+            "lr": record.lr,
         },
     )
 

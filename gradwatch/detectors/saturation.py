@@ -164,7 +164,7 @@ def _saturation(record: StepRecord, calls: Calls, rows: dict[str, int], state: _
     passed = went / came if 0 < came < math.inf else math.nan
     names = dict.fromkeys(name for name in (worst[0], layer, *worst[1:]) if name)
     rest = "" if len(rows) == 1 else f", and {len(rows) - 1} more like it"
-    what = "is sure of a single choice" if kind == "Softmax" else "sits on its flat ends"
+    what = {"Softmax": "is sure of a single choice", "Gate": "is shut"}.get(kind, "sits on its flat ends")
     return Incident(
         kind="saturation",
         step=record.step,

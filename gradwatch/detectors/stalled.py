@@ -39,11 +39,54 @@ CRAWLING_STEPS = 90
 RESTED = 0.1
 """The same again, for weights that have been looked at for :data:`STALLED_STEPS` steps only."""
 
+IDLE_STEPS = 120
+"""Steps in which a model that has anything to learn has begun to: the others are to look at their data."""
+
+IDLE = 0.99
+"""Share of the first loss that is left then."""
+
+STEADY = 0.02
+"""Deviation of the loss, as a share of it, up to which a fall of 1 % would show."""
+
 COLLAPSED = 1e-4
 """Share of its highest value from which on a learning rate is as good as zero."""
 
 SAME = 0.01
 """A learning rate that rises by less than this over :data:`STALLED_STEPS` steps is not being warmed up."""
+
+
+@dataclass
+class Trend:
+    """Whether a loss is still where it began, as far as its fluctuation lets that be seen.
+
+    Attributes:
+        first: Mean of the first losses.
+        smooth: The usual loss of late.
+        spread: Mean absolute deviation from that.
+        count: Losses seen.
+    """
+
+    first: float = 0.0
+    smooth: float = 0.0
+    spread: float = 0.0
+    count: int = 0
+
+    def update(self, loss: float | None) -> None:
+        """Take in one step's loss; an unknown or non-finite one tells nothing."""
+        if loss is None or not math.isfinite(loss):
+            return
+        self.count += 1
+        if self.count <= WARM_STEPS:
+            self.first += (loss - self.first) / self.count
+            self.smooth = self.first
+        self.smooth += 0.04 * (loss - self.smooth)
+        self.spread += max(1 / self.count, 0.04) * (abs(loss - self.smooth) - self.spread)
+
+    def is_flat(self) -> bool:
+        """Whether nothing at all has been learnt for long."""
+        if self.count < IDLE_STEPS or self.first <= 0:
+            return False
+        return self.smooth >= IDLE * self.first and self.spread <= STEADY * self.first
 
 
 @dataclass
@@ -62,6 +105,7 @@ class _StalledState:
         lasted: Steps since then, without those at which the learning rate rose.
         progress: Of the loss since then.
         learning: Of the loss since the first step.
+        trend: Of the loss, whether or not the weights move.
         crawled: Steps in a row in which weights as initialised have hardly left their place, and the loss neither.
         clip: Usual norm after clipping over norm before since then, on a log scale.
     """
@@ -81,6 +125,7 @@ class _StalledState:
     learning: Learning = field(default_factory=Learning)
     course: Progress = field(default_factory=Progress)
     crawled: int = 0
+    trend: Trend = field(default_factory=Trend)
 
 
 class StalledDetector:
@@ -116,6 +161,7 @@ class StalledDetector:
         state.path += state.update if state.update < math.inf else 0.0
         state.way += state.together
         state.learning, state.course = self._course.follow(record, state.learning, state.course)
+        state.trend.update(record.loss)
         at_rest = state.update < (CREEPING if state.fresh else MOTIONLESS) and state.path < MOVED
         learning, way = state.learning, state.way
         crawls = state.fresh and (
@@ -130,10 +176,12 @@ class StalledDetector:
         ripe = state.lasted >= STALLED_STEPS and (halted or _stands_still(record, state.progress))
         state.crawled = state.crawled + 1 if crawls and not rises else 0
         # Judged on sampled steps only: it is their numbers that are told.
-        alarm = ratios is not None and (ripe or state.crawled >= WARM_STEPS)
-        still = still or crawls
+        idle = state.fresh and not rises and state.trend.is_flat()
+        alarm = ratios is not None and (ripe or state.crawled >= WARM_STEPS or idle)
+        still = still or crawls or idle
         if state.episode.begins(symptom=still, alarm=alarm) and ratios is not None:
-            return [_stalled(record, state, ratios, self._weights.divisor(record))]
+            moves = not ripe and state.crawled < WARM_STEPS
+            return [_stalled(record, state, ratios, self._weights.divisor(record), moves=moves)]
         return []
 
     def _measure(self, record: StepRecord, ratios: Float64Array, state: _StalledState) -> None:
@@ -144,6 +192,14 @@ class StalledDetector:
             state.seen, state.fresh = True, self._weights.is_fresh(record)
         state.update = float(moving.max()) if len(moving) else math.inf
         state.together = float(moving.sum()) if len(moving) else math.inf
+
+
+def _learns_nothing(state: _StalledState) -> str:
+    moved = f"change by up to {state.update:.2g} of their size in a step" if state.update < math.inf else "do move"
+    return (
+        f"The model has learnt nothing: after {state.trend.count} steps the loss is {state.trend.smooth:.3g}, and it "
+        f"began at {state.trend.first:.3g}, although the weights {moved}."
+    )
 
 
 def _last(record: StepRecord, state: _StalledState, *, still: bool) -> bool:
@@ -167,7 +223,9 @@ def _stands_still(record: StepRecord, progress: Progress) -> bool:
     return progress.since >= STALLED_STEPS - 1 or (record.loss is None and math.isinf(progress.smooth))
 
 
-def _stalled(record: StepRecord, state: _StalledState, ratios: Float64Array, divisor: float | None) -> Incident:
+def _stalled(
+    record: StepRecord, state: _StalledState, ratios: Float64Array, divisor: float | None, *, moves: bool
+) -> Incident:
     order = [int(index) for index in np.argsort(ratios, kind="stable") if ratios[index] < math.inf]
     threshold = CREEPING if state.fresh else MOTIONLESS
     for_steps = state.progress.since if state.lasted else state.learning.count
@@ -184,11 +242,11 @@ def _stalled(record: StepRecord, state: _StalledState, ratios: Float64Array, div
         severity=Severity.ERROR,
         value=state.update,
         threshold=threshold,
-        message=f"The weights do not move: {moved}{steps}.{loss}",
+        message=_learns_nothing(state) if moves else f"The weights do not move: {moved}{steps}.{loss}",
         optimizer=record.optimizer,
         num_layers=len(order),
         evidence={
-            "rule": "fresh" if state.fresh else "motionless",
+            "rule": "idle" if moves else "fresh" if state.fresh else "motionless",
             "since": state.since,
             "update_ratio": state.update,
             "lr": record.lr,
