@@ -62,6 +62,8 @@ class Streaks:
 
     def update(self, heights: Mapping[str, float]) -> None:
         """Count one step; a symptom that has receded from where it began starts anew."""
+        if not heights and not self.lasted:
+            return
         for rule, height in heights.items():
             if rule in self.lasted and height >= self.height[rule] - RECOVERING:
                 self.lasted[rule] += 1
@@ -72,6 +74,8 @@ class Streaks:
 
     def ripe(self, patience: Mapping[str, int]) -> list[str]:
         """The symptoms that have lasted long enough, in the order of ``patience``."""
+        if not self.lasted:
+            return []
         return [rule for rule, steps in patience.items() if self.lasted.get(rule, 0) >= steps]
 
 
@@ -99,8 +103,9 @@ class Level:
         if self.count == 0:
             self.mean = self.peak = value
         self.count += 1
-        rate = max(1 / self.count, 0.05)
-        off = min(max(value - self.mean, -0.5), 0.5)
+        rate = 1 / self.count if self.count < 20 else 0.05  # noqa: PLR2004
+        off = value - self.mean
+        off = -0.5 if off < -0.5 else 0.5 if off > 0.5 else off  # noqa: PLR2004
         self.mean += rate * off
         self.spread += rate * (abs(off) - self.spread)
         self.peak = max(self.mean, self.peak + 0.005 * (self.mean - self.peak))
@@ -265,10 +270,11 @@ class Usual:
 
     def update(self, grad_norm: Float64Array) -> None:
         """Take in one step's norms, those that are finite."""
-        change = np.minimum(grad_norm, self.norm * 2)
+        change = self.norm + self.norm
+        np.minimum(grad_norm, change, out=change)
         change -= self.norm
         change *= 0.1
-        if math.isfinite(change.sum()):
+        if len(change) == 0 or math.isfinite(change.item(change.argmin())):  # that of a NaN, if there is one
             self.norm += change
             return
         np.add(self.norm, change, out=self.norm, where=np.isfinite(change))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,6 +14,15 @@ SQUARABLE = 1e150
 def root_sum_square(norm: NDArray[np.float64]) -> float:
     """The total of several norms; NaN counts as nothing."""
     return float(np.linalg.norm(np.fmax(np.minimum(norm, SQUARABLE), 0.0)))
+
+
+def median(values: NDArray[np.float64]) -> float:
+    """The median of at least one value; NaN where any is. ``np.median`` gives the same, and takes thrice as long."""
+    middle = len(values) // 2
+    ordered = np.partition(values, (middle - 1, middle, -1) if middle else (0,))
+    if math.isnan(ordered[-1]):
+        return math.nan
+    return float(ordered[middle] if len(values) % 2 else (ordered[middle - 1] + ordered[middle]) / 2)
 
 
 def power(decades: float) -> float:

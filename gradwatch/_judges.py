@@ -42,8 +42,9 @@ class Judges:
         self._scene.observe(record)
         for detector in list(self._detectors):
             try:
-                found = [self._scene.complete(incident) for incident in detector.observe(record)]
-                incidents += [_at_its_root(diagnose(incident, record, model)) for incident in found]
+                found = detector.observe(record)
+                if found != []:  # as at nearly no step of nearly no run
+                    incidents += [self._explained(incident, record, model) for incident in found]
             except Exception as error:  # noqa: BLE001 - whatever it is, the training goes on
                 self._detectors.remove(detector)
                 warn(
@@ -51,6 +52,10 @@ class Judges:
                     f"more ({type(error).__name__}: {error}); the training and the other detectors go on"
                 )
         return self._sieve.sift(self._precedence.sift(incidents)) if incidents else incidents
+
+    def _explained(self, incident: Incident, record: StepRecord, model: ModelInfo) -> Incident:
+        """The incident with what was last seen of the model, with its causes, and under the name of its root."""
+        return _at_its_root(diagnose(self._scene.complete(incident), record, model))
 
     def state_dict(self) -> dict[str, Any]:
         """The detectors' states by kind, and what precedes what."""

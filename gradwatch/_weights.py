@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from gradwatch._decades import median
 from gradwatch._memory import PerLayers
 from gradwatch.records import Float64Array, Layer, StepRecord
 
@@ -105,6 +106,10 @@ class Weights:
             return False
         return self._matrices.of(record).blames_rate(record)
 
+    def num_matrices(self, record: StepRecord) -> int:
+        """How many weight matrices there are, empty ones among them."""
+        return self._matrices.of(record).count
+
     def is_fresh(self, record: StepRecord) -> bool:
         """Whether the weight matrices look as commonly initialised, so that nothing can have been learnt yet."""
         return record.weight_norm is not None and self._matrices.of(record).are_fresh(record.weight_norm)
@@ -133,6 +138,7 @@ class _Matrices:
     Attributes:
         layers: The layers that all this is about.
         matrix: Which of them are weight matrices, ``[num_params]``.
+        count: How many have the shape of one, empty or not.
         common_norm: The norm of a matrix whose weights have a variance of 1 / fan_in, ``[num_params]``.
     """
 
@@ -140,7 +146,10 @@ class _Matrices:
         self.layers = layers
         self.matrix = np.array([len(layer.shape) > 1 and layer.numel > 0 for layer in layers], dtype=bool)
         self.common_norm = np.sqrt([layer.shape[0] if layer.shape else 1 for layer in layers])
+        self.count = sum(len(layer.shape) > 1 for layer in layers)
         self._numel = np.array([layer.numel for layer in layers], dtype=np.float64)
+        self._tiny_norm = 0.01 * self.common_norm
+        self._default_norm = self.common_norm / math.sqrt(3)
 
     def scale(self, weight_norm: Float64Array) -> WeightScale:
         """How large the weight matrices are against a common initialisation."""
@@ -148,8 +157,9 @@ class _Matrices:
         if len(indices) == 0:
             return WeightScale()
         scale = weight_norm[indices] / (self.common_norm[indices] * math.sqrt(2))
-        smallest, largest = (self.layers[int(indices[find(scale)])].name for find in (np.argmin, np.argmax))
-        return WeightScale(float(np.median(scale)), smallest, largest, float(scale.min()))
+        least, most = scale.argmin(), scale.argmax()
+        smallest, largest = (self.layers[int(indices[index])].name for index in (least, most))
+        return WeightScale(median(scale), smallest, largest, float(scale[least]))
 
     def update_ratio(self, update_ratio: Float64Array, weight_norm: Float64Array | None) -> Float64Array:
         """Update over weight of every matrix; NaN where there is none or where it means nothing.
@@ -157,16 +167,16 @@ class _Matrices:
         A matrix initialised to (nearly) zero is replaced by its first updates, as it should be: at a hundredth of the
         size that weights with a variance of 1 / fan_in have, the ratio means nothing.
         """
-        started = self.matrix if weight_norm is None else self.matrix & (weight_norm > 0.01 * self.common_norm)
+        started = self.matrix if weight_norm is None else self.matrix & (weight_norm > self._tiny_norm)
         return np.where(started, update_ratio, math.nan)
 
     def typical(self, ratio: Float64Array, weight_norm: Float64Array | None) -> float | None:
         """Median of update over weight, or over torch's default size where that is larger; None without any."""
         if weight_norm is not None:
             with np.errstate(all="ignore"):
-                ratio = ratio * np.minimum(1.0, weight_norm / (self.common_norm / math.sqrt(3)))
+                ratio = ratio * np.minimum(1.0, weight_norm / self._default_norm)
         measured = ratio[~np.isnan(ratio)]
-        return float(np.median(measured)) if len(measured) else None
+        return median(measured) if len(measured) else None
 
     def blames_rate(self, record: StepRecord) -> bool:
         """Whether the updates are within what a learning rate can mend, or of its own size."""
@@ -174,7 +184,7 @@ class _Matrices:
         chosen = self.matrix if ratio is None else self.matrix & np.isfinite(ratio)
         if ratio is None or not chosen.any():
             return False
-        if float(np.median(ratio[chosen])) <= LR_CAN_HELP:
+        if median(ratio[chosen]) <= LR_CAN_HELP:
             return True
         if record.weight_norm is None:
             return False

@@ -139,12 +139,12 @@ class ExplodingDetector:
         if profile.fade <= -FADE and _is_early(state) and profile.trend() <= -FADE:
             findings["growth"] = lambda: _growing(record, profile)
         ratios = self._weights.update_ratio(record)
-        replaced = ratios is not None and (ratios >= REPLACED).any() and np.nanmedian(ratios) >= REPLACED
-        # Where weights and gradients are sound, the learning rate is to blame: that is lr_too_high.
-        # One or two sound matrices have no depth to explode through: their first steps may well replace them.
-        deep = ratios is not None and ((~np.isnan(ratios)).sum() > SHALLOW or state.weights.median > LARGE)
-        if ratios is not None and replaced and deep and not self._weights.blames_rate(record):
-            findings["replaced"] = lambda: _replaced(record, ratios)
+        if ratios is not None and (ratios >= REPLACED).any() and np.nanmedian(ratios) >= REPLACED:
+            # Where weights and gradients are sound, the learning rate is to blame: that is lr_too_high.
+            # One or two sound matrices have no depth to explode through: their first steps may well replace them.
+            deep = (~np.isnan(ratios)).sum() > SHALLOW or state.weights.median > LARGE
+            if deep and not self._weights.blames_rate(record):
+                findings["replaced"] = lambda: _replaced(record, ratios)
         return findings
 
 

@@ -50,7 +50,7 @@ class NonfiniteDetector:
         # A skipped step's gradients are the scaler's business; no scaler repairs a weight.
         bad = bool(weights is not None and weights.any()) or (
             not record.skipped
-            and (bool(record.num_nonfinite.any()) or not math.isfinite(0.0 if record.loss is None else record.loss))
+            and (bool(not record.finite and record.num_nonfinite.any()) or not math.isfinite(0.0 if record.loss is None else record.loss))
         )
         found = []
         if (bad or not record.skipped) and state.bad.begins(symptom=bad, alarm=bad):

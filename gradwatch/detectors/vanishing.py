@@ -126,18 +126,23 @@ class VanishingDetector:
         state.steps += 1
         state.awake = state.awake + 1 if profile.lowest > -math.inf else 0
         state.complete = state.complete or state.awake >= WARM_STEPS
-        symptoms = {symptom.rule: symptom for symptom in _symptoms(profile, state)}
-        state.streaks.update({rule: symptom.height for rule, symptom in symptoms.items()})
+        symptoms = _lasting(_symptoms(profile, state), state.streaks)
         ripe = state.streaks.ripe(_PATIENCE)
         if not ripe and (signal := self._signal.of(record)) is not None:
-            fading = {symptom.rule: symptom for symptom in _fading(signal, state)}
-            state.looks.update({rule: symptom.height for rule, symptom in fading.items()})
+            fading = _lasting(_fading(signal, state), state.looks)
             ripe = state.looks.ripe(_LOOKS)
             if ripe:
                 profile, symptoms = signal, fading
         if state.episode.begins(symptom=bool(symptoms), alarm=bool(ripe)):
             return [_vanishing(record, profile, symptoms[ripe[0]], state.weights)]
         return []
+
+
+def _lasting(symptoms: list[_Symptom], streaks: Streaks) -> dict[str, _Symptom]:
+    """The symptoms by rule, after each has been counted."""
+    by_rule = {symptom.rule: symptom for symptom in symptoms} if symptoms else {}
+    streaks.update({rule: symptom.height for rule, symptom in by_rule.items()} if symptoms else {})
+    return by_rule
 
 
 def _symptoms(profile: Profile, state: _VanishingState) -> list[_Symptom]:
@@ -166,6 +171,8 @@ def _symptoms(profile: Profile, state: _VanishingState) -> list[_Symptom]:
 
 def _fading(profile: Profile, state: _VanishingState) -> list[_Symptom]:
     """A trend over depth; half of it counts when the loss stands still, or has hardly fallen since the start."""
+    if profile.fade < min(FADE, FADE_WEAK):
+        return []
     stands = state.progress.since >= STALLED_STEPS and (state.learning.poor(STALLED_STEPS) or state.learning.count == 0)
     slow = stands or state.learning.hardly(STALLED_STEPS)
     threshold = FADE_WEAK if slow else FADE
