@@ -270,9 +270,8 @@ class Usual:
 
     def update(self, grad_norm: Float64Array) -> None:
         """Take in one step's norms, those that are finite."""
-        change = self.norm + self.norm
-        np.minimum(grad_norm, change, out=change)
-        change -= self.norm
+        change = grad_norm - self.norm
+        np.minimum(change, self.norm, out=change)
         change *= 0.1
         if len(change) == 0 or math.isfinite(change.item(change.argmin())):  # that of a NaN, if there is one
             self.norm += change

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from dataclasses import dataclass
@@ -34,14 +35,25 @@ class Profile(NamedTuple):  # made at every step: a frozen dataclass would take 
         level: log10 of each one's norm, ``[num_modules]``; -inf where it is exactly zero.
         lowest: Smallest level.
         highest: Largest level.
-        fade: Decades from the last module to the first, by a least-squares line through those that are not zero.
     """
 
     modules: tuple[str, ...]
     level: Float64Array
     lowest: float
     highest: float
-    fade: float
+
+    @property
+    def fade(self) -> float:
+        """Decades from the last module to the first, by a least-squares line through those that are not zero."""
+        alive = self.level if self.lowest > -math.inf else self.level[self.level > -math.inf]
+        return float((_line(len(alive)) * alive).sum())  # not @: over 10,000 modules it would wake BLAS's threads
+
+    def is_level(self, decades: float) -> bool:
+        """Whether no line through it can rise or fall by so many decades: by 3/2 of its range at most.
+
+        That is what a single step in the middle gives; healthy nets need no line for it.
+        """
+        return 1.5 * (self.highest - self.lowest) < decades
 
     @property
     def last(self) -> int:
@@ -61,7 +73,7 @@ class Profile(NamedTuple):  # made at every step: a frozen dataclass would take 
         return float(np.median((level[last] - level[first]) / (last - first))) * (len(level) - 1)
 
 
-_NO_PROFILE = Profile((), np.empty(0), 0.0, 0.0, 0.0)
+_NO_PROFILE = Profile((), np.empty(0), 0.0, 0.0)
 
 
 class DepthProfiles:
@@ -120,7 +132,7 @@ class _Chain:
         sizes = np.bincount(self._owner[present], minlength=len(self._modules))
         kept = sizes > 0
         starts = np.cumsum(sizes[kept]) - sizes[kept]
-        return _Links(tuple(self._modules[kept].tolist()), self._params[present], starts, line(len(starts)))
+        return _Links(tuple(self._modules[kept].tolist()), self._params[present], starts)
 
 
 def _link(layer: Layer) -> str:
@@ -139,13 +151,11 @@ class _Links:
         modules: Its modules.
         params: Their parameters, module by module, ``[num_present]``.
         starts: Where each module's parameters start in ``params``, ``[num_modules]``.
-        line: Weights that turn levels into the rise of their line, ``[num_modules]``.
     """
 
     modules: tuple[str, ...]
     params: Int64Array
     starts: Int64Array
-    line: Float64Array
 
     def ordinary_profile(self, grad_norm: Float64Array) -> Profile:
         """The profile over these modules, where no gradient is absent, zero or beyond what can be squared."""
@@ -157,8 +167,7 @@ class _Links:
             square = np.add.reduceat(square, self.starts)
         level = np.log10(square, out=square)
         level *= 0.5
-        fade = float(np.add.reduce(self.line * level))  # not @: over 10,000 modules it would wake BLAS's threads
-        return Profile(self.modules, level, level.item(level.argmin()), level.item(level.argmax()), fade)
+        return Profile(self.modules, level, level.item(level.argmin()), level.item(level.argmax()))
 
     def profile(self, grad_norm: Float64Array) -> Profile:
         """The profile over these modules."""
@@ -168,15 +177,11 @@ class _Links:
         norm *= norm
         with np.errstate(all="ignore"):
             level = np.log10(np.add.reduceat(norm, self.starts)) / 2
-        lowest, weights, alive = float(level.min()), self.line, level
-        if lowest == -math.inf:
-            alive = level[level > -math.inf]
-            weights = line(len(alive))
-        fade = float((weights * alive).sum())
-        return Profile(self.modules, level, lowest, float(level.max()), fade)
+        return Profile(self.modules, level, float(level.min()), float(level.max()))
 
 
-def line(count: int) -> Float64Array:
+@functools.lru_cache(maxsize=4)
+def _line(count: int) -> Float64Array:
     """Weights whose dot product with ``count`` levels is the rise of their least-squares line."""
     depth: Float64Array = np.arange(count, dtype=np.float64) - (count - 1) / 2
     return depth * (12 / (count * (count + 1))) if count else depth

@@ -6,11 +6,9 @@ have it; between them the gradients of the parameters (:mod:`gradwatch._depth`) 
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
-from gradwatch._depth import Profile, line
+from gradwatch._depth import Profile
 from gradwatch._scene import Forward
 from gradwatch.records import StepRecord
 
@@ -41,6 +39,4 @@ class SignalProfiles:
             return None
         with np.errstate(divide="ignore"):
             level = np.log10(grad)
-        alive = level[level > -math.inf]
-        fade = float((line(len(alive)) * alive).sum())
-        return Profile(modules, level, float(level.min()), float(level.max()), fade)
+        return Profile(modules, level, float(level.min()), float(level.max()))

@@ -100,14 +100,16 @@ class ExplodingDetector:
         if not counts(record):
             return []
         state = self._memory.of(record.optimizer)
-        state.total.shift(state.usual.follow(self._names.of(record), record.grad_norm))
+        names = self._names.of(record)
+        if names is not state.usual.names:
+            state.total.shift(state.usual.follow(names, record.grad_norm))
         state.weights = self._weights.scale(record) or state.weights
         state.learning, state.progress = self._course.follow(record, state.learning, state.progress)
         findings = self._findings(record, state)
-        state.streaks.update(dict.fromkeys(findings, 0.0))
+        state.streaks.update(dict.fromkeys(findings, 0.0) if findings else {})
         ripe = state.streaks.ripe(_PATIENCE)
         if (signal := self._signal.of(record)) is not None:
-            grows = signal.fade <= -FADE and signal.trend() <= -FADE and _is_early(state)
+            grows = _is_early(state) and signal.fade <= -FADE and signal.trend() <= -FADE
             state.looks = state.looks + 1 if grows else 0
             if state.looks >= LOOKS and not ripe:
                 findings["growth"], ripe = (lambda: _growing(record, signal)), ["growth"]
@@ -136,7 +138,7 @@ class ExplodingDetector:
             if high and _is_new(record, level, state):
                 findings["jump"] = lambda: _jumped(record, state, power(total.limit), "jump")
         profile = self._depth.of(record)
-        if profile.fade <= -FADE and _is_early(state) and profile.trend() <= -FADE:
+        if _is_early(state) and profile.fade <= -FADE and profile.trend() <= -FADE:
             findings["growth"] = lambda: _growing(record, profile)
         ratios = self._weights.update_ratio(record)
         if ratios is not None and (ratios >= REPLACED).any() and np.nanmedian(ratios) >= REPLACED:

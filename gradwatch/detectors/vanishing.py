@@ -171,7 +171,7 @@ def _symptoms(profile: Profile, state: _VanishingState) -> list[_Symptom]:
 
 def _fading(profile: Profile, state: _VanishingState) -> list[_Symptom]:
     """A trend over depth; half of it counts when the loss stands still, or has hardly fallen since the start."""
-    if profile.fade < min(FADE, FADE_WEAK):
+    if profile.is_level(min(FADE, FADE_WEAK)):
         return []
     stands = state.progress.since >= STALLED_STEPS and (state.learning.poor(STALLED_STEPS) or state.learning.count == 0)
     slow = stands or state.learning.hardly(STALLED_STEPS)
