@@ -273,7 +273,7 @@ class Usual:
         change = grad_norm - self.norm
         np.minimum(change, self.norm, out=change)
         change *= 0.1
-        if len(change) == 0 or math.isfinite(change.item(change.argmin())):  # that of a NaN, if there is one
+        if len(change) == 0 or math.isfinite(change.item(change.argmin())):  # the index of a NaN, if there is one
             self.norm += change
             return
         np.add(self.norm, change, out=self.norm, where=np.isfinite(change))

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from gradwatch._decades import SQUARABLE
+from gradwatch._decades import SQUARABLE, extremes
 from gradwatch._memory import PerLayers
 from gradwatch.records import Float64Array, Int64Array, Layer, StepRecord
 
@@ -167,7 +167,7 @@ class _Links:
             square = np.add.reduceat(square, self.starts)
         level = np.log10(square, out=square)
         level *= 0.5
-        return Profile(self.modules, level, level.item(level.argmin()), level.item(level.argmax()))
+        return Profile(self.modules, level, *extremes(level))
 
     def profile(self, grad_norm: Float64Array) -> Profile:
         """The profile over these modules."""
@@ -177,7 +177,7 @@ class _Links:
         norm *= norm
         with np.errstate(all="ignore"):
             level = np.log10(np.add.reduceat(norm, self.starts)) / 2
-        return Profile(self.modules, level, float(level.min()), float(level.max()))
+        return Profile(self.modules, level, *extremes(level))
 
 
 @functools.lru_cache(maxsize=4)

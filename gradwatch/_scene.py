@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -65,13 +66,21 @@ class Calls:
         """Row of the nearest layer before this call; -1 where there is none."""
         return int(self.plan.before[row])
 
+    @functools.cached_property
     def input_size(self) -> tuple[int, float]:
         """Row of the first layer that is given data, and the root mean square of that; -1 where there is none."""
-        given = self.plan.is_layer & (self.seen.from_data == 1) & ~np.isnan(self.seen.in_std)
-        row = int(np.argmax(given))
-        if not given[row]:
-            return -1, math.nan
-        return row, math.hypot(self.seen.in_mean[row], self.seen.in_std[row])
+        given = self.plan.is_layer & (self.seen.from_data == 1)
+        for row in given.nonzero()[0].tolist():
+            mean, std = self.seen.in_mean.item(row), self.seen.in_std.item(row)
+            if not math.isnan(std):
+                return row, math.hypot(mean, std)
+        return -1, math.nan
+
+    @functools.cached_property
+    def carried_grad(self) -> float:
+        """The largest gradient that was still there when the backward pass began; 0 where there was none."""
+        largest = float(np.fmax.reduce(self.seen.carried_grad))
+        return largest if largest > 0 else 0.0
 
 
 class Forward:
@@ -188,8 +197,8 @@ class Scene:
         if (calls := self._forward.of(record)) is None:
             return
         seen = calls.seen
-        known.carried_grad = float(np.fmax(seen.carried_grad, 0.0).max())
-        row, rms = calls.input_size()
+        known.carried_grad = calls.carried_grad
+        row, rms = calls.input_size
         if row >= 0 and math.isfinite(rms):
             known.input_module, known.input_rms = seen.modules[row], rms
             known.input_max, known.input_spread = float(seen.in_max[row]), float(seen.in_spread[row])

@@ -6,8 +6,11 @@ have it; between them the gradients of the parameters (:mod:`gradwatch._depth`) 
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
+from gradwatch._decades import extremes
 from gradwatch._depth import Profile
 from gradwatch._scene import Forward
 from gradwatch.records import StepRecord
@@ -30,13 +33,13 @@ class SignalProfiles:
     def _make(self, record: StepRecord) -> Profile | None:
         if (calls := self._forward.of(record)) is None:
             return None
-        grad, modules = calls.seen.out_grad[calls.plan.chain], calls.plan.chain_modules
-        known = np.isfinite(grad)
-        if not known.all():
+        grad, modules = calls.seen.out_grad.take(calls.plan.chain), calls.plan.chain_modules
+        if len(grad) and not all(map(math.isfinite, extremes(grad))):
+            known = np.isfinite(grad)
             grad = grad[known]
             modules = tuple(module for module, is_known in zip(modules, known.tolist(), strict=True) if is_known)
         if len(grad) < 2:  # noqa: PLR2004 - a chain has two ends
             return None
         with np.errstate(divide="ignore"):
             level = np.log10(grad)
-        return Profile(modules, level, float(level.min()), float(level.max()))
+        return Profile(modules, level, *extremes(level))

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gradwatch._decades import median
+from gradwatch._decades import extremes, median
 from gradwatch._memory import PerLayers
 from gradwatch.records import Float64Array, Layer, StepRecord
 
@@ -63,6 +63,7 @@ class Weights:
         self._updated: StepRecord | None = None
         self._ratio: Float64Array
         self._typical: float | None = None
+        self._largest = math.nan
 
     def scale(self, record: StepRecord) -> WeightScale | None:
         """The size of the weights; None where the step measured none."""
@@ -80,6 +81,7 @@ class Weights:
             matrices = self._matrices.of(record)
             self._ratio = matrices.update_ratio(record.update_ratio, record.weight_norm)
             self._typical = matrices.typical(self._ratio, record.weight_norm)
+            self._largest = float(np.fmax.reduce(self._ratio, initial=math.nan))
             self._updated = record
         return self._ratio
 
@@ -93,6 +95,10 @@ class Weights:
             return before
         self.update_ratio(record)
         return before if self._typical is None else self._typical
+
+    def largest_update(self, record: StepRecord) -> float:
+        """Largest update over weight of a matrix; NaN where the step measured none."""
+        return math.nan if self.update_ratio(record) is None else self._largest
 
     def blames_rate(self, record: StepRecord) -> bool:
         """Whether too large an update is the learning rate's doing, for weights and gradients are sound.
@@ -148,15 +154,20 @@ class _Matrices:
         self.common_norm = np.sqrt([layer.shape[0] if layer.shape else 1 for layer in layers])
         self.count = sum(len(layer.shape) > 1 for layer in layers)
         self._numel = np.array([layer.numel for layer in layers], dtype=np.float64)
+        self._indices = np.nonzero(self.matrix)[0]
+        self._sound_norm = self.common_norm[self._indices] * math.sqrt(2)
         self._tiny_norm = 0.01 * self.common_norm
         self._default_norm = self.common_norm / math.sqrt(3)
 
     def scale(self, weight_norm: Float64Array) -> WeightScale:
         """How large the weight matrices are against a common initialisation."""
-        indices = np.nonzero(self.matrix & np.isfinite(weight_norm))[0]
+        indices, scale = self._indices, weight_norm.take(self._indices)
+        scale /= self._sound_norm
+        if len(indices) and not all(map(math.isfinite, extremes(scale))):
+            known = np.isfinite(scale)
+            indices, scale = indices[known], scale[known]
         if len(indices) == 0:
             return WeightScale()
-        scale = weight_norm[indices] / (self.common_norm[indices] * math.sqrt(2))
         least, most = scale.argmin(), scale.argmax()
         smallest, largest = (self.layers[int(indices[index])].name for index in (least, most))
         return WeightScale(median(scale), smallest, largest, float(scale[least]))
@@ -168,14 +179,15 @@ class _Matrices:
         size that weights with a variance of 1 / fan_in have, the ratio means nothing.
         """
         started = self.matrix if weight_norm is None else self.matrix & (weight_norm > self._tiny_norm)
-        return np.where(started, update_ratio, math.nan)
+        return update_ratio if started.all() else np.where(started, update_ratio, math.nan)
 
     def typical(self, ratio: Float64Array, weight_norm: Float64Array | None) -> float | None:
         """Median of update over weight, or over torch's default size where that is larger; None without any."""
         if weight_norm is not None:
             with np.errstate(all="ignore"):
                 ratio = ratio * np.minimum(1.0, weight_norm / self._default_norm)
-        measured = ratio[~np.isnan(ratio)]
+        unknown = np.isnan(ratio)
+        measured = ratio[~unknown] if unknown.any() else ratio
         return median(measured) if len(measured) else None
 
     def blames_rate(self, record: StepRecord) -> bool:

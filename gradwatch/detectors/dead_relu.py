@@ -63,7 +63,7 @@ class DeadReluDetector(Remembering[_DeadState]):
         state = self._memory.of(record.optimizer)
         state.learning, state.progress = self._course.follow(record, state.learning, state.progress)
         if record.weight_norm is not None:
-            state.zero = [record.layers[index].module for index in np.flatnonzero(record.weight_norm == 0).tolist()]
+            state.zero = [record.layers[index].module for index in (record.weight_norm == 0).nonzero()[0].tolist()]
         if (calls := self._forward.of(record)) is None:
             return []
         found = {layer.activation: layer for layer in (*_silent_layers(calls), *_starved_layers(calls, state))}
@@ -94,7 +94,10 @@ def _silent_layers(calls: Calls) -> list[_Layer]:
 def _starved_layers(calls: Calls, state: _DeadState) -> list[_Layer]:
     """Layers that are given nothing but zeros by the layer before: of a ReLU that nobody could see."""
     seen, plan = calls.seen, calls.plan
-    starved = plan.is_layer & (seen.in_std == 0) & (seen.in_mean == 0) & (seen.from_data == 0)
+    starved = seen.in_std == 0
+    if not starved.any():
+        return []
+    starved &= plan.is_layer & (seen.in_mean == 0) & (seen.from_data == 0)
     found = []
     for row in np.flatnonzero(starved).tolist():
         before = calls.before(row)

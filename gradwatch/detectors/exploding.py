@@ -141,7 +141,8 @@ class ExplodingDetector:
         if _is_early(state) and profile.fade <= -FADE and profile.trend() <= -FADE:
             findings["growth"] = lambda: _growing(record, profile)
         ratios = self._weights.update_ratio(record)
-        if ratios is not None and (ratios >= REPLACED).any() and np.nanmedian(ratios) >= REPLACED:
+        replaced = ratios is not None and self._weights.largest_update(record) >= REPLACED
+        if ratios is not None and replaced and np.nanmedian(ratios) >= REPLACED:
             # Where weights and gradients are sound, the learning rate is to blame: that is lr_too_high.
             # One or two sound matrices have no depth to explode through: their first steps may well replace them.
             deep = (~np.isnan(ratios)).sum() > SHALLOW or state.weights.median > LARGE
@@ -175,9 +176,9 @@ def _carried_by_one(record: StepRecord, state: _ExplodingState) -> bool:
 
 def _piled(record: StepRecord, calls: Calls) -> int | None:
     """The parameter that still had a gradient of the step before; one of another optimizer's may have it rightly."""
-    carried = calls.seen.carried_grad
-    if not (carried > 0).any():
+    if calls.carried_grad == 0:
         return None
+    carried = calls.seen.carried_grad
     row = int(np.nanargmax(carried))
     for index, layer in enumerate(record.layers):
         if layer.module and layer.module == calls.seen.modules[row]:

@@ -97,7 +97,7 @@ class SaturationDetector(Remembering[_SaturationState]):
         rows = _saturated(calls)
         state.since = -1 if not rows else record.step if state.since < 0 else state.since
         _remember(calls, rows, state)
-        rule, alarm = _judge(calls, rows, state)
+        rule, alarm = _judge(calls, rows, state) if rows else ("", [])
         if state.episode.begins(symptom=bool(rows), alarm=bool(alarm)):
             return [_saturation(record, calls, {name: rows[name] for name in alarm}, state, rule)]
         return []

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from gradwatch._baselines import STALLED_STEPS, WARM_STEPS, Course, Episode, Learning, Progress, counts
-from gradwatch._decades import number
+from gradwatch._decades import extremes, number
 from gradwatch._memory import Memory
 from gradwatch._weights import Weights
 from gradwatch.records import Float64Array, Incident, Severity, StepRecord
@@ -134,8 +134,9 @@ class StalledDetector:
 
     def _measure(self, record: StepRecord, ratios: Float64Array, state: _StalledState) -> None:
         """How far the weights moved that have a gradient; one of exactly zero is another fault, or none at all."""
-        moving = ratios[record.grad_norm > 0]
-        moving = moving[np.isfinite(moving)]
+        moving = ratios if record.extremes[0] > 0 else ratios[record.grad_norm > 0]
+        if len(moving) and not all(map(math.isfinite, extremes(moving))):
+            moving = moving[np.isfinite(moving)]
         if not state.seen and record.weight_norm is not None:
             state.seen, state.fresh = True, self._weights.is_fresh(record)
         state.update = float(moving.max()) if len(moving) else math.inf

@@ -111,9 +111,8 @@ class ThroughTimeDetector(Remembering[_TimeState]):
         state.progress.update(record.loss)
         if math.isnan(state.first) and not math.isinf(state.progress.smooth):
             state.first = state.progress.smooth
-        if (ratios := self._weights.update_ratio(record)) is not None:
-            moving = ratios[ratios >= 0]
-            state.rests = bool(len(moving)) and float(moving.max()) < _CREEPING
+        if record.update_ratio is not None:
+            state.rests = 0 <= self._weights.largest_update(record) < _CREEPING
         state.spiked += 1
         if record.total_norm > 0:
             level = math.log10(record.total_norm)
