@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,37 +23,71 @@ _MAX_POINTS = 32  # more pairs of modules than 500 tell no more of a trend
 _MIN_TREND = 4  # two layers have no trend, and three only just
 
 
-class Profile(NamedTuple):  # made at every step: a frozen dataclass would take three times as long to make
+class Profile:
     """How strong the learning signal is at each depth of one step.
 
     A module's norm is taken over all its parameters, since a bias's gradient is the signal itself, while a weight's is
     the signal times the activation and can hide that both shrink. Modules without a weight matrix tell nothing of the
     way between layers, and an embedding's gradient has few rows.
 
-    Attributes:
+    Most steps need no closer look than how far the gradients lie apart, so that the levels are made when asked for.
+
+    Args:
         modules: The modules that have a gradient, in the model's order.
-        level: log10 of each one's norm, ``[num_modules]``; -inf where it is exactly zero.
-        lowest: Smallest level.
-        highest: Largest level.
+        levels: Makes :attr:`level`.
+        span: Decades that no two levels can lie further apart, as far as that is known before they are made.
     """
 
-    modules: tuple[str, ...]
-    level: Float64Array
-    lowest: float
-    highest: float
+    def __init__(self, modules: tuple[str, ...], levels: Callable[[], Float64Array], span: float = math.inf) -> None:
+        self.modules = modules
+        self._levels = levels
+        self._span = span
+
+    @functools.cached_property
+    def level(self) -> Float64Array:
+        """log10 of each module's norm, ``[num_modules]``; -inf where it is exactly zero."""
+        return self._levels()
+
+    @functools.cached_property
+    def _extremes(self) -> tuple[float, float]:
+        return extremes(self.level) if self.modules else (0.0, 0.0)
 
     @property
-    def fade(self) -> float:
-        """Decades from the last module to the first, by a least-squares line through those that are not zero."""
-        alive = self.level if self.lowest > -math.inf else self.level[self.level > -math.inf]
-        return float((_line(len(alive)) * alive).sum())  # not @: over 10,000 modules it would wake BLAS's threads
+    def lowest(self) -> float:
+        """Smallest level."""
+        return self._extremes[0]
+
+    @property
+    def highest(self) -> float:
+        """Largest level."""
+        return self._extremes[1]
+
+    @property
+    def alive(self) -> bool:
+        """Whether no level is -inf."""
+        return self._span < math.inf or self.lowest > -math.inf
+
+    @property
+    def dead(self) -> bool:
+        """Whether every level is -inf."""
+        return self._span == math.inf and self.highest == -math.inf
+
+    def within(self, decades: float) -> bool:
+        """Whether the lowest and the highest level are less than so many decades apart."""
+        return self._span < decades or self.highest - self.lowest < decades
 
     def is_level(self, decades: float) -> bool:
         """Whether no line through it can rise or fall by so many decades: by 3/2 of its range at most.
 
-        That is what a single step in the middle gives; healthy nets need no line for it.
+        That is what a single step in the middle gives.
         """
-        return 1.5 * (self.highest - self.lowest) < decades
+        return self.within(decades / 1.5)
+
+    @property
+    def fade(self) -> float:
+        """Decades from the last module to the first, by a least-squares line through those that are not zero."""
+        alive = self.level if self.alive else self.level[self.level > -math.inf]
+        return float((_line(len(alive)) * alive).sum())  # not @: over 10,000 modules it would wake BLAS's threads
 
     @property
     def last(self) -> int:
@@ -71,9 +105,6 @@ class Profile(NamedTuple):  # made at every step: a frozen dataclass would take 
             level = np.add.reduceat(level, starts) / np.diff(np.append(starts, count))
         first, last = np.triu_indices(len(level), 1)
         return float(np.median((level[last] - level[first]) / (last - first))) * (len(level) - 1)
-
-
-_NO_PROFILE = Profile((), np.empty(0), 0.0, 0.0)
 
 
 class DepthProfiles:
@@ -117,22 +148,22 @@ class _Chain:
 
         Which gradients are absent seldom changes from one step to the next, so that what follows from it is kept.
         """
-        grad_norm = record.grad_norm
         smallest, largest = record.extremes
-        if 1 / SQUARABLE < smallest and largest < SQUARABLE:
-            return self._all.ordinary_profile(grad_norm)  # as at nearly every step of nearly every run
-        absent = np.isnan(grad_norm)
+        if 1 / SQUARABLE < smallest and largest < SQUARABLE:  # as at nearly every step of nearly every run
+            return self._all.ordinary_profile(record.grad_norm, math.log10(largest / smallest))
+        absent = np.isnan(record.grad_norm)
         pattern = absent.tobytes()
         if pattern != self._absent:
             self._absent, self._links = pattern, self._without(absent)
-        return self._links.profile(grad_norm)
+        return self._links.profile(record.grad_norm)
 
     def _without(self, absent: NDArray[np.bool_]) -> _Links:
         present = ~absent[self._params]
         sizes = np.bincount(self._owner[present], minlength=len(self._modules))
         kept = sizes > 0
         starts = np.cumsum(sizes[kept]) - sizes[kept]
-        return _Links(tuple(self._modules[kept].tolist()), self._params[present], starts)
+        widening = math.log10(sizes.max(initial=1)) / 2 + 1e-9
+        return _Links(tuple(self._modules[kept].tolist()), self._params[present], starts, widening)
 
 
 def _link(layer: Layer) -> str:
@@ -151,33 +182,37 @@ class _Links:
         modules: Its modules.
         params: Their parameters, module by module, ``[num_present]``.
         starts: Where each module's parameters start in ``params``, ``[num_modules]``.
+        widening: Decades that a module's norm can exceed that of its largest parameter, and a hair for rounding.
     """
 
     modules: tuple[str, ...]
     params: Int64Array
     starts: Int64Array
+    widening: float
 
-    def ordinary_profile(self, grad_norm: Float64Array) -> Profile:
-        """The profile over these modules, where no gradient is absent, zero or beyond what can be squared."""
-        if not self.modules:
-            return _NO_PROFILE
-        square = grad_norm.take(self.params)
-        square *= square
-        if len(self.params) > len(self.starts):
-            square = np.add.reduceat(square, self.starts)
-        level = np.log10(square, out=square)
-        level *= 0.5
-        return Profile(self.modules, level, *extremes(level))
+    def ordinary_profile(self, grad_norm: Float64Array, span: float) -> Profile:
+        """The profile over these modules, where no gradient is absent, zero or beyond what can be squared.
+
+        Args:
+            grad_norm: Of all parameters.
+            span: Decades from the smallest to the largest of them.
+        """
+        return Profile(self.modules, lambda: self._levels(grad_norm.take(self.params)), span + self.widening)
 
     def profile(self, grad_norm: Float64Array) -> Profile:
         """The profile over these modules."""
+        return Profile(self.modules, lambda: self._levels(np.minimum(grad_norm.take(self.params), SQUARABLE)))
+
+    def _levels(self, norm: Float64Array) -> Float64Array:
         if not self.modules:
-            return _NO_PROFILE
-        norm = np.minimum(grad_norm.take(self.params), SQUARABLE)
-        norm *= norm
+            return np.empty(0)
+        square = np.multiply(norm, norm, out=norm)
+        if len(self.params) > len(self.starts):
+            square = np.add.reduceat(square, self.starts)
         with np.errstate(all="ignore"):
-            level = np.log10(np.add.reduceat(norm, self.starts)) / 2
-        return Profile(self.modules, level, *extremes(level))
+            level: Float64Array = np.log10(square)
+        level *= 0.5
+        return level
 
 
 @functools.lru_cache(maxsize=4)

@@ -42,4 +42,4 @@ class SignalProfiles:
             return None
         with np.errstate(divide="ignore"):
             level = np.log10(grad)
-        return Profile(modules, level, *extremes(level))
+        return Profile(modules, lambda: level)

@@ -137,8 +137,7 @@ class ExplodingDetector:
             high = level >= total.limit or (level >= total.peak + ALONE and _carried_by_one(record, state))
             if high and _is_new(record, level, state):
                 findings["jump"] = lambda: _jumped(record, state, power(total.limit), "jump")
-        profile = self._depth.of(record)
-        if _is_early(state) and profile.fade <= -FADE and profile.trend() <= -FADE:
+        if _is_early(state) and (profile := self._depth.of(record)).fade <= -FADE and profile.trend() <= -FADE:
             findings["growth"] = lambda: _growing(record, profile)
         ratios = self._weights.update_ratio(record)
         replaced = ratios is not None and self._weights.largest_update(record) >= REPLACED
