@@ -41,7 +41,7 @@ class Profile:
     def __init__(self, modules: tuple[str, ...], levels: Callable[[], Float64Array], span: float = math.inf) -> None:
         self.modules = modules
         self._levels = levels
-        self._span = span
+        self._span = span + 1e-9  # a hair for rounding
 
     @functools.cached_property
     def level(self) -> Float64Array:
@@ -162,7 +162,7 @@ class _Chain:
         sizes = np.bincount(self._owner[present], minlength=len(self._modules))
         kept = sizes > 0
         starts = np.cumsum(sizes[kept]) - sizes[kept]
-        widening = math.log10(sizes.max(initial=1)) / 2 + 1e-9
+        widening = math.log10(sizes.max(initial=1)) / 2
         return _Links(tuple(self._modules[kept].tolist()), self._params[present], starts, widening)
 
 
@@ -182,7 +182,7 @@ class _Links:
         modules: Its modules.
         params: Their parameters, module by module, ``[num_present]``.
         starts: Where each module's parameters start in ``params``, ``[num_modules]``.
-        widening: Decades that a module's norm can exceed that of its largest parameter, and a hair for rounding.
+        widening: Decades that a module's norm can exceed that of its largest parameter.
     """
 
     modules: tuple[str, ...]

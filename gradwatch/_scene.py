@@ -169,9 +169,9 @@ def _follow_loss(record: StepRecord, known: _Known) -> None:
 class Scene:
     """Remembers what the probes have seen, and adds it to the evidence of the incidents."""
 
-    def __init__(self) -> None:
-        self._forward = Forward()
-        self._weights = Weights()
+    def __init__(self, forward: Forward | None = None, weights: Weights | None = None) -> None:
+        self._forward = forward or Forward()
+        self._weights = weights or Weights()
         self._memory = Memory(_Known)
         self._gaps: tuple[Unavailable, ...] = ()
 

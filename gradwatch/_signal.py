@@ -13,7 +13,7 @@ import numpy as np
 from gradwatch._decades import extremes
 from gradwatch._depth import Profile
 from gradwatch._scene import Forward
-from gradwatch.records import StepRecord
+from gradwatch.records import Float64Array, StepRecord
 
 
 class SignalProfiles:
@@ -34,12 +34,15 @@ class SignalProfiles:
         if (calls := self._forward.of(record)) is None:
             return None
         grad, modules = calls.seen.out_grad.take(calls.plan.chain), calls.plan.chain_modules
-        if len(grad) and not all(map(math.isfinite, extremes(grad))):
+        smallest, largest = extremes(grad) if len(grad) else (0.0, 0.0)
+        span = math.log10(largest / smallest) if 0 < smallest and largest < math.inf else math.inf
+        if span == math.inf:
             known = np.isfinite(grad)
             grad = grad[known]
             modules = tuple(module for module, is_known in zip(modules, known.tolist(), strict=True) if is_known)
-        if len(grad) < 2:  # noqa: PLR2004 - a chain has two ends
-            return None
-        with np.errstate(divide="ignore"):
-            level = np.log10(grad)
-        return Profile(modules, lambda: level)
+        return Profile(modules, lambda: _level(grad), span) if len(grad) > 1 else None  # a chain has two ends
+
+
+def _level(grad: Float64Array) -> Float64Array:
+    with np.errstate(divide="ignore"):
+        return np.log10(grad)

@@ -179,7 +179,7 @@ class _Matrices:
         size that weights with a variance of 1 / fan_in have, the ratio means nothing.
         """
         started = self.matrix if weight_norm is None else self.matrix & (weight_norm > self._tiny_norm)
-        return update_ratio if started.all() else np.where(started, update_ratio, math.nan)
+        return update_ratio if np.count_nonzero(started) == len(started) else np.where(started, update_ratio, math.nan)
 
     def typical(self, ratio: Float64Array, weight_norm: Float64Array | None) -> float | None:
         """Median of update over weight, or over torch's default size where that is larger; None without any."""
@@ -187,7 +187,7 @@ class _Matrices:
             with np.errstate(all="ignore"):
                 ratio = ratio * np.minimum(1.0, weight_norm / self._default_norm)
         unknown = np.isnan(ratio)
-        measured = ratio[~unknown] if unknown.any() else ratio
+        measured = ratio[~unknown] if np.count_nonzero(unknown) else ratio
         return median(measured) if len(measured) else None
 
     def blames_rate(self, record: StepRecord) -> bool:

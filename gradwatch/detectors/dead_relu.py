@@ -82,8 +82,10 @@ class DeadReluDetector(Remembering[_DeadState]):
 def _silent_layers(calls: Calls) -> list[_Layer]:
     """Activations of the ReLU family of which most units are silent, in forward order; those given nothing are not."""
     seen, plan, found = calls.seen, calls.plan, []
-    shares = seen.dead_share[plan.relus]
-    for row in plan.relus[shares >= SICK].tolist():
+    silent = seen.dead_share >= SICK
+    if not np.count_nonzero(silent):
+        return []
+    for row in plan.relus[silent[plan.relus]].tolist():
         before = calls.before(row)
         if any(seen.in_std[r] == 0 and seen.in_mean[r] == 0 for r in (before, row)):
             continue  # not this layer's doing: it is given zeros, or a branch that begins at zero
@@ -95,7 +97,7 @@ def _starved_layers(calls: Calls, state: _DeadState) -> list[_Layer]:
     """Layers that are given nothing but zeros by the layer before: of a ReLU that nobody could see."""
     seen, plan = calls.seen, calls.plan
     starved = seen.in_std == 0
-    if not starved.any():
+    if not np.count_nonzero(starved):
         return []
     starved &= plan.is_layer & (seen.in_mean == 0) & (seen.from_data == 0)
     found = []

@@ -109,7 +109,7 @@ class ExplodingDetector:
         state.streaks.update(dict.fromkeys(findings, 0.0) if findings else {})
         ripe = state.streaks.ripe(_PATIENCE)
         if (signal := self._signal.of(record)) is not None:
-            grows = _is_early(state) and signal.fade <= -FADE and signal.trend() <= -FADE
+            grows = _is_early(state) and _grows(signal)
             state.looks = state.looks + 1 if grows else 0
             if state.looks >= LOOKS and not ripe:
                 findings["growth"], ripe = (lambda: _growing(record, signal)), ["growth"]
@@ -137,7 +137,7 @@ class ExplodingDetector:
             high = level >= total.limit or (level >= total.peak + ALONE and _carried_by_one(record, state))
             if high and _is_new(record, level, state):
                 findings["jump"] = lambda: _jumped(record, state, power(total.limit), "jump")
-        if _is_early(state) and (profile := self._depth.of(record)).fade <= -FADE and profile.trend() <= -FADE:
+        if _is_early(state) and _grows(profile := self._depth.of(record)):
             findings["growth"] = lambda: _growing(record, profile)
         ratios = self._weights.update_ratio(record)
         replaced = ratios is not None and self._weights.largest_update(record) >= REPLACED
@@ -159,6 +159,10 @@ def _is_new(record: StepRecord, level: float, state: _ExplodingState) -> bool:
 def _is_early(state: _ExplodingState) -> bool:
     """Whether growth over depth can be the weights' own: later on, the last layers may just have done their work."""
     return state.total.count <= 2 * WARM_STEPS or state.progress.since >= STALLED_STEPS
+
+
+def _grows(profile: Profile) -> bool:
+    return not profile.is_level(FADE) and profile.fade <= -FADE and profile.trend() <= -FADE
 
 
 def _names(layers: tuple[Layer, ...]) -> tuple[str, ...]:
