@@ -104,8 +104,7 @@ class Level:
             self.mean = self.peak = value
         self.count += 1
         rate = 1 / self.count if self.count < 20 else 0.05  # noqa: PLR2004
-        off = value - self.mean
-        off = -0.5 if off < -0.5 else 0.5 if off > 0.5 else off  # noqa: PLR2004
+        off = min(max(value - self.mean, -0.5), 0.5)
         self.mean += rate * off
         self.spread += rate * (abs(off) - self.spread)
         self.peak = max(self.mean, self.peak + 0.005 * (self.mean - self.peak))

@@ -13,6 +13,9 @@ SQUARABLE = 1e150
 
 def root_sum_square(norm: NDArray[np.float64]) -> float:
     """The total of several norms; NaN counts as nothing."""
+    smallest, largest = extremes(norm) if len(norm) else (0.0, 0.0)
+    if smallest >= 0 and largest < SQUARABLE:
+        return float(np.linalg.norm(norm))
     return float(np.linalg.norm(np.fmax(np.minimum(norm, SQUARABLE), 0.0)))
 
 

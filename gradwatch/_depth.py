@@ -149,7 +149,7 @@ class _Chain:
         Which gradients are absent seldom changes from one step to the next, so that what follows from it is kept.
         """
         smallest, largest = record.extremes
-        if 1 / SQUARABLE < smallest and largest < SQUARABLE:  # as at nearly every step of nearly every run
+        if 1 / SQUARABLE < smallest <= largest < SQUARABLE:  # as at nearly every step of nearly every run
             return self._all.ordinary_profile(record.grad_norm, math.log10(largest / smallest))
         absent = np.isnan(record.grad_norm)
         pattern = absent.tobytes()

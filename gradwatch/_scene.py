@@ -202,9 +202,9 @@ class Scene:
         if row >= 0 and math.isfinite(rms):
             known.input_module, known.input_rms = seen.modules[row], rms
             known.input_max, known.input_spread = float(seen.in_max[row]), float(seen.in_spread[row])
-        share = seen.saturated_share[calls.plan.bounded]
-        known.num_bounded = len(share)
-        known.saturated_share = float(share.mean()) if len(share) else math.nan
+        bounded = calls.plan.bounded
+        known.num_bounded = len(bounded)
+        known.saturated_share = float(seen.saturated_share[bounded].mean()) if len(bounded) else math.nan
 
     def complete(self, incident: Incident) -> Incident:
         """The incident with what was last seen as evidence, and with what could not be seen."""

@@ -35,7 +35,7 @@ class SignalProfiles:
             return None
         grad, modules = calls.seen.out_grad.take(calls.plan.chain), calls.plan.chain_modules
         smallest, largest = extremes(grad) if len(grad) else (0.0, 0.0)
-        span = math.log10(largest / smallest) if 0 < smallest and largest < math.inf else math.inf
+        span = math.log10(largest / smallest) if smallest > 0 and largest < math.inf else math.inf
         if span == math.inf:
             known = np.isfinite(grad)
             grad = grad[known]

@@ -157,7 +157,7 @@ class _Matrices:
         self._indices = np.nonzero(self.matrix)[0]
         self._sound_norm = self.common_norm[self._indices] * math.sqrt(2)
         self._tiny_norm = 0.01 * self.common_norm
-        self._default_norm = self.common_norm / math.sqrt(3)
+        self._default_norm = np.where(self.matrix, self.common_norm / math.sqrt(3), 1.0)
 
     def scale(self, weight_norm: Float64Array) -> WeightScale:
         """How large the weight matrices are against a common initialisation."""
@@ -184,8 +184,8 @@ class _Matrices:
     def typical(self, ratio: Float64Array, weight_norm: Float64Array | None) -> float | None:
         """Median of update over weight, or over torch's default size where that is larger; None without any."""
         if weight_norm is not None:
-            with np.errstate(all="ignore"):
-                ratio = ratio * np.minimum(1.0, weight_norm / self._default_norm)
+            size = weight_norm / self._default_norm
+            ratio = ratio * np.minimum(size, 1.0, out=size)
         unknown = np.isnan(ratio)
         measured = ratio[~unknown] if np.count_nonzero(unknown) else ratio
         return median(measured) if len(measured) else None

@@ -10,7 +10,7 @@ import numpy as np
 from gradwatch._baselines import STALLED_STEPS, Course, Episode, Learning, Progress, counts
 from gradwatch._scene import Calls, Forward
 from gradwatch.detectors._base import Remembering
-from gradwatch.records import Incident, Severity, StepRecord
+from gradwatch.records import Float64Array, Incident, Layer, Severity, StepRecord
 from gradwatch.wording import percent
 
 DEAD = 0.95
@@ -63,7 +63,7 @@ class DeadReluDetector(Remembering[_DeadState]):
         state = self._memory.of(record.optimizer)
         state.learning, state.progress = self._course.follow(record, state.learning, state.progress)
         if record.weight_norm is not None:
-            state.zero = [record.layers[index].module for index in (record.weight_norm == 0).nonzero()[0].tolist()]
+            state.zero = _modules_of_zeros(record.layers, record.weight_norm)
         if (calls := self._forward.of(record)) is None:
             return []
         found = {layer.activation: layer for layer in (*_silent_layers(calls), *_starved_layers(calls, state))}
@@ -77,6 +77,12 @@ class DeadReluDetector(Remembering[_DeadState]):
         if state.episode.begins(symptom=bool(found), alarm=bool(ripe)):
             return [_dead(record, calls, [found[name] for name in ripe])]
         return []
+
+
+def _modules_of_zeros(layers: tuple[Layer, ...], weight_norm: Float64Array) -> list[str]:
+    if np.count_nonzero(weight_norm) == len(weight_norm):
+        return []
+    return [layers[index].module for index in np.flatnonzero(weight_norm == 0).tolist()]
 
 
 def _silent_layers(calls: Calls) -> list[_Layer]:

@@ -106,8 +106,8 @@ class SaturationDetector(Remembering[_SaturationState]):
 def _saturated(calls: Calls) -> dict[str, int]:
     """Activations at their flat ends, by name, with their row; an output only where nearly all of it is."""
     shares, modules = calls.seen.saturated_share, calls.seen.modules
-    hidden, outputs = calls.plan.bounded, calls.plan.outputs
-    rows = [*hidden[shares[hidden] >= SATURATED].tolist(), *outputs[shares[outputs] >= SURE].tolist()]
+    limits = (calls.plan.bounded, SATURATED), (calls.plan.outputs, SURE)
+    rows = [row for some, limit in limits if len(some) for row in some[shares[some] >= limit].tolist()]
     return {modules[row]: row for row in reversed(rows)}
 
 
