@@ -62,6 +62,8 @@ class Streaks:
 
     def update(self, heights: Mapping[str, float]) -> None:
         """Count one step; a symptom that has receded from where it began starts anew."""
+        if not heights and not self.lasted:
+            return
         for rule, height in heights.items():
             if rule in self.lasted and height >= self.height[rule] - RECOVERING:
                 self.lasted[rule] += 1
@@ -72,6 +74,8 @@ class Streaks:
 
     def ripe(self, patience: Mapping[str, int]) -> list[str]:
         """The symptoms that have lasted long enough, in the order of ``patience``."""
+        if not self.lasted:
+            return []
         return [rule for rule, steps in patience.items() if self.lasted.get(rule, 0) >= steps]
 
 
@@ -99,7 +103,7 @@ class Level:
         if self.count == 0:
             self.mean = self.peak = value
         self.count += 1
-        rate = max(1 / self.count, 0.05)
+        rate = 1 / self.count if self.count < 20 else 0.05  # noqa: PLR2004
         off = min(max(value - self.mean, -0.5), 0.5)
         self.mean += rate * off
         self.spread += rate * (abs(off) - self.spread)
@@ -172,12 +176,19 @@ class Learning:
         smooth: The usual loss of late.
         best: The lowest that this has been.
         count: Steps with a loss.
+        chance: What guessing would give; inf where that is not known. To fall to it from a wild start is no learning.
     """
 
     first: float = math.nan
     smooth: float = math.nan
     best: float = math.inf
     count: int = 0
+    chance: float = math.inf
+
+    @property
+    def start(self) -> float:
+        """What the loss is held against: the first one, or what guessing gives where it has had time to fall to it."""
+        return self.first if self.count < STALLED_STEPS else min(self.first, self.chance)
 
     def update(self, loss: float | None) -> None:
         """Take in one step's loss; an unknown or non-finite one tells nothing."""
@@ -197,19 +208,19 @@ class Learning:
 
     def poor(self, steps: int) -> bool:
         """Whether so many steps have taken off less than half of the first loss: no run that has done its work."""
-        return self.count >= steps and self.first > 0 and self.best > 0.5 * self.first
+        return self.count >= steps and self.first > 0 and self.best > 0.5 * self.start
 
     def slow(self, steps: int) -> bool:
         """Whether so many steps have taken off less than a third of the first loss: bad guesses given up, no more."""
-        return self.count >= steps and self.first > 0 and self.best > 2 / 3 * self.first
+        return self.count >= steps and self.first > 0 and self.best > 2 / 3 * self.start
 
     def nothing(self, steps: int) -> bool:
         """Whether so many steps have taken off less than a twentieth of the first loss."""
-        return self.count >= steps and self.first > 0 and self.best > 0.95 * self.first
+        return self.count >= steps and self.first > 0 and self.best > 0.95 * self.start
 
     def hardly(self, steps: int) -> bool:
         """Whether so many steps have taken off hardly anything of the first loss; a loss below zero has no share."""
-        return self.count >= steps and self.first > 0 and self.best > (1 - HARDLY) * self.first
+        return self.count >= steps and self.first > 0 and self.best > (1 - HARDLY) * self.start
 
 
 class Course:
@@ -217,9 +228,13 @@ class Course:
 
     Each keeps it in its own state, so that it can be saved and used alone; whoever comes first in a step brings it up
     to date, and the others take over what that one has.
+
+    Attributes:
+        chance: What guessing would give, where the model's graph tells.
     """
 
     def __init__(self) -> None:
+        self.chance = math.inf
         self._followed: dict[int, tuple[StepRecord, Learning, Progress]] = {}
 
     def follow(self, record: StepRecord, learning: Learning, progress: Progress) -> tuple[Learning, Progress]:
@@ -227,6 +242,7 @@ class Course:
         known = self._followed.get(record.optimizer)
         if known is not None and known[0] is record:
             return known[1], known[2]
+        learning.chance = self.chance
         learning.update(record.loss)
         progress.update(record.loss)
         self._followed[record.optimizer] = record, learning, progress
@@ -265,10 +281,10 @@ class Usual:
 
     def update(self, grad_norm: Float64Array) -> None:
         """Take in one step's norms, those that are finite."""
-        change = np.minimum(grad_norm, self.norm * 2)
-        change -= self.norm
+        change = grad_norm - self.norm
+        np.minimum(change, self.norm, out=change)
         change *= 0.1
-        if math.isfinite(change.sum()):
+        if len(change) == 0 or math.isfinite(change.item(change.argmin())):  # the index of a NaN, if there is one
             self.norm += change
             return
         np.add(self.norm, change, out=self.norm, where=np.isfinite(change))

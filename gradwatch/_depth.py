@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gradwatch._decades import SQUARABLE
+from gradwatch._decades import SQUARABLE, extremes
 from gradwatch._memory import PerLayers
 from gradwatch.records import Float64Array, Int64Array, Layer, StepRecord
 
@@ -21,7 +23,6 @@ _MAX_POINTS = 32  # more pairs of modules than 500 tell no more of a trend
 _MIN_TREND = 4  # two layers have no trend, and three only just
 
 
-@dataclass(frozen=True, eq=False)
 class Profile:
     """How strong the learning signal is at each depth of one step.
 
@@ -29,19 +30,64 @@ class Profile:
     the signal times the activation and can hide that both shrink. Modules without a weight matrix tell nothing of the
     way between layers, and an embedding's gradient has few rows.
 
-    Attributes:
+    Most steps need no closer look than how far the gradients lie apart, so that the levels are made when asked for.
+
+    Args:
         modules: The modules that have a gradient, in the model's order.
-        level: log10 of each one's norm, ``[num_modules]``; -inf where it is exactly zero.
-        lowest: Smallest level.
-        highest: Largest level.
-        fade: Decades from the last module to the first, by a least-squares line through those that are not zero.
+        levels: Makes :attr:`level`.
+        span: Decades that no two levels can lie further apart, as far as that is known before they are made.
     """
 
-    modules: tuple[str, ...]
-    level: Float64Array
-    lowest: float
-    highest: float
-    fade: float
+    def __init__(self, modules: tuple[str, ...], levels: Callable[[], Float64Array], span: float = math.inf) -> None:
+        self.modules = modules
+        self._levels = levels
+        self._span = span + 1e-9  # a hair for rounding
+
+    @functools.cached_property
+    def level(self) -> Float64Array:
+        """log10 of each module's norm, ``[num_modules]``; -inf where it is exactly zero."""
+        return self._levels()
+
+    @functools.cached_property
+    def _extremes(self) -> tuple[float, float]:
+        return extremes(self.level) if self.modules else (0.0, 0.0)
+
+    @property
+    def lowest(self) -> float:
+        """Smallest level."""
+        return self._extremes[0]
+
+    @property
+    def highest(self) -> float:
+        """Largest level."""
+        return self._extremes[1]
+
+    @property
+    def alive(self) -> bool:
+        """Whether no level is -inf."""
+        return self._span < math.inf or self.lowest > -math.inf
+
+    @property
+    def dead(self) -> bool:
+        """Whether every level is -inf."""
+        return self._span == math.inf and self.highest == -math.inf
+
+    def within(self, decades: float) -> bool:
+        """Whether the lowest and the highest level are less than so many decades apart."""
+        return self._span < decades or self.highest - self.lowest < decades
+
+    def is_level(self, decades: float) -> bool:
+        """Whether no line through it can rise or fall by so many decades: by 3/2 of its range at most.
+
+        That is what a single step in the middle gives.
+        """
+        return self.within(decades / 1.5)
+
+    @property
+    def fade(self) -> float:
+        """Decades from the last module to the first, by a least-squares line through those that are not zero."""
+        alive = self.level if self.alive else self.level[self.level > -math.inf]
+        return float((_line(len(alive)) * alive).sum())  # not @: over 10,000 modules it would wake BLAS's threads
 
     @property
     def last(self) -> int:
@@ -72,7 +118,7 @@ class DepthProfiles:
     def of(self, record: StepRecord) -> Profile:
         """The profile of this step."""
         if record is not self._record:
-            self._record, self._profile = record, self._chains.of(record).profile(record.grad_norm)
+            self._record, self._profile = record, self._chains.of(record).profile(record)
         return self._profile
 
 
@@ -93,26 +139,31 @@ class _Chain:
         groups = [members[module] for module in self._modules]
         self._params = np.array([index for group in groups for index in group], dtype=np.int64)
         self._owner = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
+        self._all = self._without(np.zeros(len(layers), dtype=bool))
         self._absent: bytes | None = None
         self._links: _Links
 
-    def profile(self, grad_norm: Float64Array) -> Profile:
+    def profile(self, record: StepRecord) -> Profile:
         """The profile over the modules that have a gradient.
 
         Which gradients are absent seldom changes from one step to the next, so that what follows from it is kept.
         """
-        absent = np.isnan(grad_norm)
+        smallest, largest = record.extremes
+        if 1 / SQUARABLE < smallest <= largest < SQUARABLE:  # as at nearly every step of nearly every run
+            return self._all.ordinary_profile(record.grad_norm, math.log10(largest / smallest))
+        absent = np.isnan(record.grad_norm)
         pattern = absent.tobytes()
         if pattern != self._absent:
             self._absent, self._links = pattern, self._without(absent)
-        return self._links.profile(grad_norm)
+        return self._links.profile(record.grad_norm)
 
     def _without(self, absent: NDArray[np.bool_]) -> _Links:
         present = ~absent[self._params]
         sizes = np.bincount(self._owner[present], minlength=len(self._modules))
         kept = sizes > 0
         starts = np.cumsum(sizes[kept]) - sizes[kept]
-        return _Links(tuple(self._modules[kept].tolist()), self._params[present], starts, line(len(starts)))
+        widening = math.log10(sizes.max(initial=1)) / 2
+        return _Links(tuple(self._modules[kept].tolist()), self._params[present], starts, widening)
 
 
 def _link(layer: Layer) -> str:
@@ -131,31 +182,41 @@ class _Links:
         modules: Its modules.
         params: Their parameters, module by module, ``[num_present]``.
         starts: Where each module's parameters start in ``params``, ``[num_modules]``.
-        line: Weights that turn levels into the rise of their line, ``[num_modules]``.
+        widening: Decades that a module's norm can exceed that of its largest parameter.
     """
 
     modules: tuple[str, ...]
     params: Int64Array
     starts: Int64Array
-    line: Float64Array
+    widening: float
+
+    def ordinary_profile(self, grad_norm: Float64Array, span: float) -> Profile:
+        """The profile over these modules, where no gradient is absent, zero or beyond what can be squared.
+
+        Args:
+            grad_norm: Of all parameters.
+            span: Decades from the smallest to the largest of them.
+        """
+        return Profile(self.modules, lambda: self._levels(grad_norm.take(self.params)), span + self.widening)
 
     def profile(self, grad_norm: Float64Array) -> Profile:
         """The profile over these modules."""
+        return Profile(self.modules, lambda: self._levels(np.minimum(grad_norm.take(self.params), SQUARABLE)))
+
+    def _levels(self, norm: Float64Array) -> Float64Array:
         if not self.modules:
-            return Profile((), np.empty(0), 0.0, 0.0, 0.0)
-        norm = np.minimum(grad_norm.take(self.params), SQUARABLE)
-        norm *= norm
+            return np.empty(0)
+        square = np.multiply(norm, norm, out=norm)
+        if len(self.params) > len(self.starts):
+            square = np.add.reduceat(square, self.starts)
         with np.errstate(all="ignore"):
-            level = np.log10(np.add.reduceat(norm, self.starts)) / 2
-        lowest, weights, alive = float(level.min()), self.line, level
-        if lowest == -math.inf:
-            alive = level[level > -math.inf]
-            weights = line(len(alive))
-        fade = float((weights * alive).sum())  # not @: over 10,000 modules it would wake BLAS's threads
-        return Profile(self.modules, level, lowest, float(level.max()), fade)
+            level: Float64Array = np.log10(square)
+        level *= 0.5
+        return level
 
 
-def line(count: int) -> Float64Array:
+@functools.lru_cache(maxsize=4)
+def _line(count: int) -> Float64Array:
     """Weights whose dot product with ``count`` levels is the rise of their least-squares line."""
     depth: Float64Array = np.arange(count, dtype=np.float64) - (count - 1) / 2
     return depth * (12 / (count * (count + 1))) if count else depth

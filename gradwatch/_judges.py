@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
+from gradwatch._baselines import Course
 from gradwatch._precedence import Precedence
-from gradwatch._scene import Scene
+from gradwatch._scene import Forward, Scene
+from gradwatch._weights import Weights
 from gradwatch.detectors import Detector
 from gradwatch.diagnosis import diagnose
 from gradwatch.errors import warn
 from gradwatch.records import Incident, ModelInfo, StepRecord, number_to_json
 from gradwatch.suppression import Sieve, Suppression
+
+SharedT = TypeVar("SharedT")
 
 _PRECEDENCE, _SUPPRESSED, _SCENE = "_precedence", "_suppressed", "_scene"  # no detector's kind: those are plain words
 
@@ -28,7 +32,8 @@ class Judges:
     def __init__(self, detectors: Iterable[Detector], suppress: Iterable[Suppression] = ()) -> None:
         self._detectors = list(detectors)
         self._precedence = Precedence()
-        self._scene = Scene()
+        self._scene = Scene(_shared(self._detectors, Forward), _shared(self._detectors, Weights))
+        self._course = _shared(self._detectors, Course) or Course()
         self._sieve = Sieve(suppress)
 
     @property
@@ -40,10 +45,13 @@ class Judges:
         """The incidents that begin at this step, with their causes."""
         incidents: list[Incident] = []
         self._scene.observe(record)
+        if model.operations is not None and model.operations.chance is not None:
+            self._course.chance = model.operations.chance
         for detector in list(self._detectors):
             try:
-                found = [self._scene.complete(incident) for incident in detector.observe(record)]
-                incidents += [_at_its_root(diagnose(incident, record, model)) for incident in found]
+                found = detector.observe(record)
+                if found != []:  # as at nearly no step of nearly no run
+                    incidents += [self._explained(incident, record, model) for incident in found]
             except Exception as error:  # noqa: BLE001 - whatever it is, the training goes on
                 self._detectors.remove(detector)
                 warn(
@@ -51,6 +59,10 @@ class Judges:
                     f"more ({type(error).__name__}: {error}); the training and the other detectors go on"
                 )
         return self._sieve.sift(self._precedence.sift(incidents)) if incidents else incidents
+
+    def _explained(self, incident: Incident, record: StepRecord, model: ModelInfo) -> Incident:
+        """The incident with what was last seen of the model, with its causes, and under the name of its root."""
+        return _at_its_root(diagnose(self._scene.complete(incident), record, model))
 
     def state_dict(self) -> dict[str, Any]:
         """The detectors' states by kind, and what precedes what."""
@@ -70,6 +82,12 @@ class Judges:
         self._precedence.load_state_dict(state.get(_PRECEDENCE, {}))
         self._scene.load_state_dict(state.get(_SCENE, {}))
         self._sieve.load_state_dict(state.get(_SUPPRESSED, {}))
+
+
+def _shared(detectors: Iterable[Detector], kind: type[SharedT]) -> SharedT | None:
+    """What the detectors share of this kind: made once a step for all of them, and for the scene too."""
+    held = (value for detector in detectors for value in getattr(detector, "__dict__", {}).values())
+    return next((value for value in held if isinstance(value, kind)), None)
 
 
 _ROOTS: Mapping[tuple[str, str], str] = {

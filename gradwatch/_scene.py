@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -65,13 +66,21 @@ class Calls:
         """Row of the nearest layer before this call; -1 where there is none."""
         return int(self.plan.before[row])
 
+    @functools.cached_property
     def input_size(self) -> tuple[int, float]:
         """Row of the first layer that is given data, and the root mean square of that; -1 where there is none."""
-        given = self.plan.is_layer & (self.seen.from_data == 1) & ~np.isnan(self.seen.in_std)
-        row = int(np.argmax(given))
-        if not given[row]:
-            return -1, math.nan
-        return row, math.hypot(self.seen.in_mean[row], self.seen.in_std[row])
+        given = self.plan.is_layer & (self.seen.from_data == 1)
+        for row in given.nonzero()[0].tolist():
+            mean, std = self.seen.in_mean.item(row), self.seen.in_std.item(row)
+            if not math.isnan(std):
+                return row, math.hypot(mean, std)
+        return -1, math.nan
+
+    @functools.cached_property
+    def carried_grad(self) -> float:
+        """The largest gradient that was still there when the backward pass began; 0 where there was none."""
+        largest = float(np.fmax.reduce(self.seen.carried_grad))
+        return largest if largest > 0 else 0.0
 
 
 class Forward:
@@ -118,6 +127,7 @@ class _Known:
         saturated_share: Share of their elements at the flat ends.
         carried_grad: Norm of a gradient that was still there when the backward pass began.
         largest_update: Largest update over weight so far, median over the weight matrices.
+        wildest_update: The same of the matrix that was changed most.
         first_loss: The first one.
         loss_growth: The last finite one over the first.
         first_weight: Total norm of the weights when first seen.
@@ -133,6 +143,7 @@ class _Known:
     saturated_share: float = math.nan
     carried_grad: float = 0.0
     largest_update: float = 0.0
+    wildest_update: float = 0.0
     first_loss: float = math.nan
     loss_growth: float = 0.0
     first_weight: float = math.nan
@@ -160,9 +171,9 @@ def _follow_loss(record: StepRecord, known: _Known) -> None:
 class Scene:
     """Remembers what the probes have seen, and adds it to the evidence of the incidents."""
 
-    def __init__(self) -> None:
-        self._forward = Forward()
-        self._weights = Weights()
+    def __init__(self, forward: Forward | None = None, weights: Weights | None = None) -> None:
+        self._forward = forward or Forward()
+        self._weights = weights or Weights()
         self._memory = Memory(_Known)
         self._gaps: tuple[Unavailable, ...] = ()
 
@@ -178,7 +189,9 @@ class Scene:
         """Take in one step."""
         self._gaps = record.unavailable or (() if record.activations is not None else self._gaps)
         known = self._memory.of(record.optimizer)
-        known.largest_update = max(known.largest_update, self._weights.typical_update(record, 0.0))
+        if record.update_ratio is not None:
+            known.largest_update = max(known.largest_update, self._weights.typical_update(record, 0.0))
+            known.wildest_update = max(known.wildest_update, self._weights.largest_update(record))
         _follow_loss(record, known)
         if known.input_module == "" and record.finite:
             known.estimate_input(record)
@@ -188,14 +201,14 @@ class Scene:
         if (calls := self._forward.of(record)) is None:
             return
         seen = calls.seen
-        known.carried_grad = float(np.fmax(seen.carried_grad, 0.0).max())
-        row, rms = calls.input_size()
+        known.carried_grad = calls.carried_grad
+        row, rms = calls.input_size
         if row >= 0 and math.isfinite(rms):
             known.input_module, known.input_rms = seen.modules[row], rms
             known.input_max, known.input_spread = float(seen.in_max[row]), float(seen.in_spread[row])
-        share = seen.saturated_share[calls.plan.bounded]
-        known.num_bounded = len(share)
-        known.saturated_share = float(share.mean()) if len(share) else math.nan
+        bounded = calls.plan.bounded
+        known.num_bounded = len(bounded)
+        known.saturated_share = float(seen.saturated_share[bounded].mean()) if len(bounded) else math.nan
 
     def complete(self, incident: Incident) -> Incident:
         """The incident with what was last seen as evidence, and with what could not be seen."""

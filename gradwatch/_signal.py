@@ -10,9 +10,10 @@ import math
 
 import numpy as np
 
-from gradwatch._depth import Profile, line
+from gradwatch._decades import extremes
+from gradwatch._depth import Profile
 from gradwatch._scene import Forward
-from gradwatch.records import StepRecord
+from gradwatch.records import Float64Array, StepRecord
 
 
 class SignalProfiles:
@@ -32,15 +33,16 @@ class SignalProfiles:
     def _make(self, record: StepRecord) -> Profile | None:
         if (calls := self._forward.of(record)) is None:
             return None
-        grad, modules = calls.seen.out_grad[calls.plan.chain], calls.plan.chain_modules
-        known = np.isfinite(grad)
-        if not known.all():
+        grad, modules = calls.seen.out_grad.take(calls.plan.chain), calls.plan.chain_modules
+        smallest, largest = extremes(grad) if len(grad) else (0.0, 0.0)
+        span = math.log10(largest / smallest) if smallest > 0 and largest < math.inf else math.inf
+        if span == math.inf:
+            known = np.isfinite(grad)
             grad = grad[known]
             modules = tuple(module for module, is_known in zip(modules, known.tolist(), strict=True) if is_known)
-        if len(grad) < 2:  # noqa: PLR2004 - a chain has two ends
-            return None
-        with np.errstate(divide="ignore"):
-            level = np.log10(grad)
-        alive = level[level > -math.inf]
-        fade = float((line(len(alive)) * alive).sum())
-        return Profile(modules, level, float(level.min()), float(level.max()), fade)
+        return Profile(modules, lambda: _level(grad), span) if len(grad) > 1 else None  # a chain has two ends
+
+
+def _level(grad: Float64Array) -> Float64Array:
+    with np.errstate(divide="ignore"):
+        return np.log10(grad)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from gradwatch._decades import extremes, median
 from gradwatch._memory import PerLayers
 from gradwatch.records import Float64Array, Layer, StepRecord
 
@@ -62,6 +63,7 @@ class Weights:
         self._updated: StepRecord | None = None
         self._ratio: Float64Array
         self._typical: float | None = None
+        self._largest = math.nan
 
     def scale(self, record: StepRecord) -> WeightScale | None:
         """The size of the weights; None where the step measured none."""
@@ -79,6 +81,7 @@ class Weights:
             matrices = self._matrices.of(record)
             self._ratio = matrices.update_ratio(record.update_ratio, record.weight_norm)
             self._typical = matrices.typical(self._ratio, record.weight_norm)
+            self._largest = float(np.fmax.reduce(self._ratio, initial=math.nan))
             self._updated = record
         return self._ratio
 
@@ -93,6 +96,10 @@ class Weights:
         self.update_ratio(record)
         return before if self._typical is None else self._typical
 
+    def largest_update(self, record: StepRecord) -> float:
+        """Largest update over weight of a matrix; NaN where the step measured none."""
+        return math.nan if self.update_ratio(record) is None else self._largest
+
     def blames_rate(self, record: StepRecord) -> bool:
         """Whether too large an update is the learning rate's doing, for weights and gradients are sound.
 
@@ -104,6 +111,10 @@ class Weights:
         if record.update_ratio is None or (scale is not None and scale.median > LARGE):
             return False
         return self._matrices.of(record).blames_rate(record)
+
+    def num_matrices(self, record: StepRecord) -> int:
+        """How many weight matrices there are, empty ones among them."""
+        return self._matrices.of(record).count
 
     def is_fresh(self, record: StepRecord) -> bool:
         """Whether the weight matrices look as commonly initialised, so that nothing can have been learnt yet."""
@@ -153,6 +164,7 @@ class _Matrices:
     Attributes:
         layers: The layers that all this is about.
         matrix: Which of them are weight matrices, ``[num_params]``.
+        count: How many have the shape of one, empty or not.
         common_norm: The norm of a matrix whose weights have a variance of 1 / fan_in, ``[num_params]``.
     """
 
@@ -160,16 +172,25 @@ class _Matrices:
         self.layers = layers
         self.matrix = np.array([len(layer.shape) > 1 and layer.numel > 0 for layer in layers], dtype=bool)
         self.common_norm = np.sqrt([layer.shape[0] if layer.shape else 1 for layer in layers])
+        self.count = sum(len(layer.shape) > 1 for layer in layers)
         self._numel = np.array([layer.numel for layer in layers], dtype=np.float64)
+        self._indices = np.nonzero(self.matrix)[0]
+        self._sound_norm = self.common_norm[self._indices] * math.sqrt(2)
+        self._tiny_norm = 0.01 * self.common_norm
+        self._default_norm = np.where(self.matrix, self.common_norm / math.sqrt(3), 1.0)
 
     def scale(self, weight_norm: Float64Array) -> WeightScale:
         """How large the weight matrices are against a common initialisation."""
-        indices = np.nonzero(self.matrix & np.isfinite(weight_norm))[0]
+        indices, scale = self._indices, weight_norm.take(self._indices)
+        scale /= self._sound_norm
+        if len(indices) and not all(map(math.isfinite, extremes(scale))):
+            known = np.isfinite(scale)
+            indices, scale = indices[known], scale[known]
         if len(indices) == 0:
             return WeightScale()
-        scale = weight_norm[indices] / (self.common_norm[indices] * math.sqrt(2))
-        smallest, largest = (self.layers[int(indices[find(scale)])].name for find in (np.argmin, np.argmax))
-        return WeightScale(float(np.median(scale)), smallest, largest, float(scale.min()))
+        least, most = scale.argmin(), scale.argmax()
+        smallest, largest = (self.layers[int(indices[index])].name for index in (least, most))
+        return WeightScale(median(scale), smallest, largest, float(scale[least]))
 
     def update_ratio(self, update_ratio: Float64Array, weight_norm: Float64Array | None) -> Float64Array:
         """Update over weight of every matrix; NaN where there is none or where it means nothing.
@@ -177,16 +198,17 @@ class _Matrices:
         A matrix initialised to (nearly) zero is replaced by its first updates, as it should be: at a hundredth of the
         size that weights with a variance of 1 / fan_in have, the ratio means nothing.
         """
-        started = self.matrix if weight_norm is None else self.matrix & (weight_norm > 0.01 * self.common_norm)
-        return np.where(started, update_ratio, math.nan)
+        started = self.matrix if weight_norm is None else self.matrix & (weight_norm > self._tiny_norm)
+        return update_ratio if np.count_nonzero(started) == len(started) else np.where(started, update_ratio, math.nan)
 
     def typical(self, ratio: Float64Array, weight_norm: Float64Array | None) -> float | None:
         """Median of update over weight, or over torch's default size where that is larger; None without any."""
         if weight_norm is not None:
-            with np.errstate(all="ignore"):
-                ratio = ratio * np.minimum(1.0, weight_norm / (self.common_norm / math.sqrt(3)))
-        measured = ratio[~np.isnan(ratio)]
-        return float(np.median(measured)) if len(measured) else None
+            size = weight_norm / self._default_norm
+            ratio = ratio * np.minimum(size, 1.0, out=size)
+        unknown = np.isnan(ratio)
+        measured = ratio[~unknown] if np.count_nonzero(unknown) else ratio
+        return median(measured) if len(measured) else None
 
     def blames_rate(self, record: StepRecord) -> bool:
         """Whether the updates are within what a learning rate can mend, or of its own size."""
@@ -194,7 +216,7 @@ class _Matrices:
         chosen = self.matrix if ratio is None else self.matrix & np.isfinite(ratio)
         if ratio is None or not chosen.any():
             return False
-        if float(np.median(ratio[chosen])) <= LR_CAN_HELP:
+        if median(ratio[chosen]) <= LR_CAN_HELP:
             return True
         if record.weight_norm is None:
             return False

@@ -229,9 +229,11 @@ def _at_flat_ends(output: Tensor, kind: str) -> Tensor | None:
     return None if is_flat is None else is_flat(output)
 
 
+_ROUNDING = 1e-6
+
 _FLAT: Mapping[str, Callable[[Tensor], Tensor]] = {
     "Sigmoid": lambda output: output * (1 - output) < FLAT / 4,
-    "Hardsigmoid": lambda output: output * (1 - output) < 1e-6,
+    "Hardsigmoid": lambda output: output * (1 - output) < _ROUNDING,
     "Gate": lambda output: output < FLAT / 4,  # one that is open is no fault
     "Tanh": lambda output: 1 - output.square() < FLAT,
     "RNN": lambda output: 1 - output.square() < FLAT,

@@ -190,9 +190,10 @@ class ForwardProbe:
         if module is None or self._knows_carried:
             return
         self._knows_carried = True
-        left = [p.grad for p in module._parameters.values() if p is not None and p.grad is not None]  # noqa: SLF001
-        if left and type(left[0]) is Tensor and left[0].layout is torch.strided:
-            call.gradients["carried_grad"] = norm_of(left[0].detach())
+        first = next((p for p in module._parameters.values() if p is not None), None)  # noqa: SLF001
+        left = None if first is None else first.grad
+        if type(left) is Tensor and left.layout is torch.strided:
+            call.gradients["carried_grad"] = norm_of(left.detach())
 
     def _look(self, known: Known, module: nn.Module, args: Any, output: Any) -> None:
         result = first_tensor(output)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 
 from torch import Tensor
@@ -37,6 +38,7 @@ def operations(loss: Tensor, names: Mapping[int, str], *, seconds: float = _SECO
         in_loss=_words(graph, in_loss),
         after=_after_each_module(graph),
         has_shortcuts=_has_shortcuts(graph, in_loss),
+        chance=_chance(graph),
     )
 
 
@@ -82,6 +84,21 @@ def _after_each_module(graph: Graph) -> tuple[tuple[str, tuple[str, ...]], ...]:
                 for module in graph.layers[latest[number]]:
                     found[module].append(number)
     return tuple((module, _words(graph, numbers)) for module, numbers in found.items())
+
+
+_MEAN = 1  # torch.nn._reduction
+
+
+def _chance(graph: Graph) -> float | None:
+    """The cross entropy of equal chances, where the loss is a mean cross entropy and nothing else."""
+    node, number = graph.nodes[-1], len(graph.nodes) - 1
+    if graph.names[-1] not in ("NllLoss", "NllLoss2D") or getattr(node, "_saved_reduction", None) != _MEAN:
+        return None
+    given = [before for before in graph.before(number) if graph.names[before] == "LogSoftmax"]
+    metadata = getattr(graph.nodes[given[0]], "_input_metadata", ()) if given else ()  # private: there may be none
+    sizes = list(metadata[0].shape) if metadata else []
+    classes = int(sizes[1]) if len(sizes) > 1 else 1
+    return math.log(classes) if classes > 1 else None
 
 
 def _has_shortcuts(graph: Graph, in_loss: set[int]) -> bool:

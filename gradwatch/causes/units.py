@@ -13,7 +13,8 @@ from gradwatch.wording import percent
 _FAR_BELOW = 1.0  # standard deviations of what a ReLU is given by which its mean is below zero
 _DROWNING = 4.0  # bias over what the weights add to it: nobody's initialisation, and no ReLU survives it
 _LARGE = 2.0  # weight scale
-_BOLD = 0.1  # update over weight
+_BOLD = 0.1  # update over weight, the usual one of a step
+_WILD = 0.5  # the same of a single layer
 _GATED = frozenset({"LSTM", "GRU", "LSTMCell", "GRUCell"})
 
 
@@ -79,14 +80,16 @@ def dead_by_weights(incident: Incident, record: StepRecord, model: ModelInfo) ->
 
 def dead_by_learning_rate(incident: Incident, _record: StepRecord, model: ModelInfo) -> Cause | None:
     """A step of a wild size has moved all units below zero at once."""
-    ratio = incident.evidence.get("largest_update", math.nan)
-    if not ratio >= _BOLD:
+    typical, wildest = (incident.evidence.get(f"{which}_update", math.nan) for which in ("largest", "wildest"))
+    if not typical >= _BOLD and not wildest >= _WILD:
         return None
+    ratio = wildest if wildest >= _WILD else typical
+    where = " of one layer" if wildest >= _WILD else ""
     return Cause(
         name="dead_by_learning_rate",
-        confidence=0.85 if ratio >= 1 else 0.65,
-        evidence=f"an earlier update was {number(ratio)} times as large as the weights (about 0.001 is usual): a step "
-        "of that size moves all units of a layer below zero at once",
+        confidence=0.85 if typical >= 1 else 0.65,
+        evidence=f"an earlier update was {number(ratio)} times as large as the weights{where} (about 0.001 is usual): "
+        "a step of that size moves all units of a layer below zero at once",
         remedies=(
             Remedy(
                 action="a far lower learning rate, or a warm-up over the first few hundred steps",

@@ -145,7 +145,8 @@ def _hurts(record: StepRecord, state: _OutlierState, level: float, height: float
 
 def _far(usual: Level, value: float, decades: float) -> bool:
     """Whether a value is beyond its history, also measured by how much it fluctuates."""
-    far = value - usual.mean >= max(decades, SPREADS * usual.spread) and value >= usual.highest + decades - UNSEEN
+    above = value - usual.mean
+    far = above >= decades and above >= SPREADS * usual.spread and value >= usual.highest + decades - UNSEEN
     return far and usual.count >= WARM_STEPS
 
 

@@ -12,7 +12,7 @@ from gradwatch._baselines import STALLED_STEPS, Course, Episode, Learning, Progr
 from gradwatch._scene import Calls, Forward
 from gradwatch._weights import Weights, WeightScale, bias_size
 from gradwatch.detectors._base import Remembering
-from gradwatch.records import Incident, Severity, StepRecord
+from gradwatch.records import Float64Array, Incident, Layer, Severity, StepRecord
 from gradwatch.wording import percent
 
 DEAD = 0.95
@@ -67,7 +67,7 @@ class DeadReluDetector(Remembering[_DeadState]):
         state.learning, state.progress = self._course.follow(record, state.learning, state.progress)
         if record.weight_norm is not None:
             self._measured[record.optimizer] = record
-            state.zero = [record.layers[index].module for index in np.flatnonzero(record.weight_norm == 0).tolist()]
+            state.zero = _modules_of_zeros(record.layers, record.weight_norm)
         if (calls := self._forward.of(record)) is None:
             return []
         found = {layer.activation: layer for layer in (*_silent_layers(calls), *_starved_layers(calls, state))}
@@ -88,11 +88,19 @@ class DeadReluDetector(Remembering[_DeadState]):
         return []
 
 
+def _modules_of_zeros(layers: tuple[Layer, ...], weight_norm: Float64Array) -> list[str]:
+    if np.count_nonzero(weight_norm) == len(weight_norm):
+        return []
+    return [layers[index].module for index in np.flatnonzero(weight_norm == 0).tolist()]
+
+
 def _silent_layers(calls: Calls) -> list[_Layer]:
     """Activations of the ReLU family of which most units are silent, in forward order; those given nothing are not."""
     seen, plan, found = calls.seen, calls.plan, []
-    shares = seen.dead_share[plan.relus]
-    for row in plan.relus[shares >= SICK].tolist():
+    silent = seen.dead_share >= SICK
+    if not np.count_nonzero(silent):
+        return []
+    for row in plan.relus[silent[plan.relus]].tolist():
         before = calls.before(row)
         if any(seen.in_std[r] == 0 and seen.in_mean[r] == 0 for r in (before, row)):
             continue  # not this layer's doing: it is given zeros, or a branch that begins at zero
@@ -103,7 +111,10 @@ def _silent_layers(calls: Calls) -> list[_Layer]:
 def _starved_layers(calls: Calls, state: _DeadState) -> list[_Layer]:
     """Layers that are given nothing but zeros by the layer before: of a ReLU that nobody could see."""
     seen, plan = calls.seen, calls.plan
-    starved = plan.is_layer & (seen.in_std == 0) & (seen.in_mean == 0) & (seen.from_data == 0)
+    starved = seen.in_std == 0
+    if not np.count_nonzero(starved):
+        return []
+    starved &= plan.is_layer & (seen.in_mean == 0) & (seen.from_data == 0)
     found = []
     for row in np.flatnonzero(starved).tolist():
         before = calls.before(row)

@@ -61,7 +61,7 @@ class DisconnectedDetector(Remembering[_DisconnectedState]):
         """The incidents that begin at this step."""
         state = self._memory.of(record.optimizer)
         state.count += 1
-        if not state.without and len(state.reached) == len(record.layers) and record.grad_norm.min(initial=1.0) > 0:
+        if not state.without and len(state.reached) == len(record.layers) and record.extremes[0] > 0:
             return _ownerless(record, state)  # as at nearly every step of nearly every run
         nothing = ~(record.grad_norm > 0) & (record.num_nonfinite == 0)
         found: list[Incident] = []

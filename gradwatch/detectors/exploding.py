@@ -107,15 +107,17 @@ class ExplodingDetector:
         if not counts(record):
             return []
         state = self._memory.of(record.optimizer)
-        state.total.shift(state.usual.follow(self._names.of(record), record.grad_norm))
+        names = self._names.of(record)
+        if names is not state.usual.names:
+            state.total.shift(state.usual.follow(names, record.grad_norm))
         state.weights = self._weights.scale(record) or state.weights
         state.learning, state.progress = self._course.follow(record, state.learning, state.progress)
         state.grown = -state.signal.lost(record.total_norm)
         findings = self._findings(record, state)
-        state.streaks.update(dict.fromkeys(findings, 0.0))
+        state.streaks.update(dict.fromkeys(findings, 0.0) if findings else {})
         ripe = state.streaks.ripe(_PATIENCE)
         if (signal := self._signal.of(record)) is not None:
-            grows = signal.fade <= -FADE and signal.trend() <= -FADE and _is_early(state)
+            grows = _is_early(state) and _grows(signal)
             state.looks = state.looks + 1 if grows else 0
             if state.looks >= LOOKS and not ripe:
                 findings["growth"], ripe = (lambda: _growing(record, signal)), ["growth"]
@@ -145,16 +147,16 @@ class ExplodingDetector:
                 findings["jump"] = lambda: _jumped(record, state, power(total.limit), "jump")
         if _runs_away(record, state):
             findings["runaway"] = lambda: _running_away(record, state)
-        profile = self._depth.of(record)
-        if profile.fade <= -FADE and _is_early(state) and profile.trend() <= -FADE:
+        if _is_early(state) and _grows(profile := self._depth.of(record)):
             findings["growth"] = lambda: _growing(record, profile)
         ratios = self._weights.update_ratio(record)
-        replaced = ratios is not None and (ratios >= REPLACED).any() and np.nanmedian(ratios) >= REPLACED
-        # Where weights and gradients are sound, the learning rate is to blame: that is lr_too_high.
-        # One or two sound matrices have no depth to explode through: their first steps may well replace them.
-        deep = ratios is not None and ((~np.isnan(ratios)).sum() > SHALLOW or state.weights.median > LARGE)
-        if ratios is not None and replaced and deep and not self._weights.blames_rate(record):
-            findings["replaced"] = lambda: _replaced(record, ratios)
+        replaced = ratios is not None and self._weights.largest_update(record) >= REPLACED
+        if ratios is not None and replaced and np.nanmedian(ratios) >= REPLACED:
+            # Where weights and gradients are sound, the learning rate is to blame: that is lr_too_high.
+            # One or two sound matrices have no depth to explode through: their first steps may well replace them.
+            deep = (~np.isnan(ratios)).sum() > SHALLOW or state.weights.median > LARGE
+            if deep and not self._weights.blames_rate(record):
+                findings["replaced"] = lambda: _replaced(record, ratios)
         return findings
 
 
@@ -176,6 +178,10 @@ def _is_early(state: _ExplodingState) -> bool:
     return state.total.count <= 2 * WARM_STEPS or state.progress.since >= STALLED_STEPS
 
 
+def _grows(profile: Profile) -> bool:
+    return not profile.is_level(FADE) and profile.fade <= -FADE and profile.trend() <= -FADE
+
+
 def _names(layers: tuple[Layer, ...]) -> tuple[str, ...]:
     return tuple(layer.name for layer in layers)
 
@@ -190,9 +196,9 @@ def _carried_by_one(record: StepRecord, state: _ExplodingState) -> bool:
 
 def _piled(record: StepRecord, calls: Calls) -> int | None:
     """The parameter that still had a gradient of the step before; one of another optimizer's may have it rightly."""
-    carried = calls.seen.carried_grad
-    if not (carried > 0).any():
+    if calls.carried_grad == 0:
         return None
+    carried = calls.seen.carried_grad
     row = int(np.nanargmax(carried))
     for index, layer in enumerate(record.layers):
         if layer.module and layer.module == calls.seen.modules[row]:

@@ -61,7 +61,7 @@ class InputScaleDetector(Remembering[_InputState]):
             state.seen, state.fresh = True, self._weights.is_fresh(record)
         if (calls := self._forward.of(record)) is None:
             return []
-        row, rms = calls.input_size()
+        row, rms = calls.input_size
         odd = row >= 0 and not SMALL_INPUT < rms < LARGE_INPUT
         state.odd = state.odd + 1 if odd else 0
         hardly = state.fresh and state.learning.hardly(STALLED_STEPS)

@@ -146,7 +146,7 @@ class LrTooHighDetector:
         """
         state.update = self._weights.typical_update(record, state.update)
         if record.update_ratio is not None:
-            state.matrices = sum(len(layer.shape) > 1 for layer in record.layers)
+            state.matrices = self._weights.num_matrices(record)
             state.usual = state.update if state.usual == 0 else state.usual**0.7 * max(state.update, 0.0) ** 0.3
         if state.replaced and record.loss is not None:
             state.worse = state.worse + 1 if record.loss >= state.before else 0

@@ -48,16 +48,19 @@ class NonfiniteDetector:
         state.skipped = state.skipped + 1 if record.skipped else 0
         weights = record.num_nonfinite_weight
         # A skipped step's gradients are the scaler's business; no scaler repairs a weight.
-        bad = bool(weights is not None and weights.any()) or (
-            not record.skipped
-            and (bool(record.num_nonfinite.any()) or not math.isfinite(0.0 if record.loss is None else record.loss))
-        )
+        bad = bool(weights is not None and weights.any()) or (not record.skipped and _went_bad(record))
         found = []
         if (bad or not record.skipped) and state.bad.begins(symptom=bad, alarm=bad):
             found.append(_nonfinite(record))
         if state.overflow.begins(symptom=record.skipped, alarm=state.skipped >= SKIPPED_STEPS and not bad):
             found.append(_overflowing(record, state.skipped))
         return found
+
+
+def _went_bad(record: StepRecord) -> bool:
+    """Whether a gradient or the loss is non-finite; a total that has overflowed is a matter of size."""
+    gradient = not record.finite and bool(record.num_nonfinite.any())
+    return gradient or not (record.loss is None or math.isfinite(record.loss))
 
 
 def _nonfinite(record: StepRecord) -> Incident:

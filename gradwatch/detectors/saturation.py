@@ -97,7 +97,7 @@ class SaturationDetector(Remembering[_SaturationState]):
         rows = _saturated(calls)
         state.since = -1 if not rows else record.step if state.since < 0 else state.since
         _remember(calls, rows, state)
-        rule, alarm = _judge(calls, rows, state)
+        rule, alarm = _judge(calls, rows, state) if rows else ("", [])
         if state.episode.begins(symptom=bool(rows), alarm=bool(alarm)):
             return [_saturation(record, calls, {name: rows[name] for name in alarm}, state, rule)]
         return []
@@ -106,8 +106,8 @@ class SaturationDetector(Remembering[_SaturationState]):
 def _saturated(calls: Calls) -> dict[str, int]:
     """Activations at their flat ends, by name, with their row; an output only where nearly all of it is."""
     shares, modules = calls.seen.saturated_share, calls.seen.modules
-    hidden, outputs = calls.plan.bounded, calls.plan.outputs
-    rows = [*hidden[shares[hidden] >= SATURATED].tolist(), *outputs[shares[outputs] >= SURE].tolist()]
+    limits = (calls.plan.bounded, SATURATED), (calls.plan.outputs, SURE)
+    rows = [row for some, limit in limits if len(some) for row in some[shares[some] >= limit].tolist()]
     return {modules[row]: row for row in reversed(rows)}
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from gradwatch._baselines import STALLED_STEPS, WARM_STEPS, Course, Episode, Learning, Progress, counts
-from gradwatch._decades import number
+from gradwatch._decades import extremes, number
 from gradwatch._memory import Memory
 from gradwatch._weights import Weights
 from gradwatch.records import Float64Array, Incident, Severity, StepRecord
@@ -44,6 +44,9 @@ IDLE_STEPS = 120
 
 IDLE = 0.99
 """Share of the first loss that is left then."""
+
+GUESSING = 0.95
+"""Share of the loss that guessing would give: whoever is above it knows nothing."""
 
 STEADY = 0.02
 """Deviation of the loss, as a share of it, up to which a fall of 1 % would show."""
@@ -176,7 +179,9 @@ class StalledDetector:
         ripe = state.lasted >= STALLED_STEPS and (halted or _stands_still(record, state.progress))
         state.crawled = state.crawled + 1 if crawls and not rises else 0
         # Judged on sampled steps only: it is their numbers that are told.
-        idle = state.fresh and not rises and state.trend.is_flat()
+        # Trained weights may rest at their best loss, but not at one that guessing gives.
+        untrained = state.fresh or state.trend.smooth >= GUESSING * state.learning.chance
+        idle = untrained and not rises and state.trend.is_flat()
         alarm = ratios is not None and (ripe or state.crawled >= WARM_STEPS or idle)
         still = still or crawls or idle
         if state.episode.begins(symptom=still, alarm=alarm) and ratios is not None:
@@ -186,8 +191,9 @@ class StalledDetector:
 
     def _measure(self, record: StepRecord, ratios: Float64Array, state: _StalledState) -> None:
         """How far the weights moved that have a gradient; one of exactly zero is another fault, or none at all."""
-        moving = ratios[record.grad_norm > 0]
-        moving = moving[np.isfinite(moving)]
+        moving = ratios if record.extremes[0] > 0 else ratios[record.grad_norm > 0]
+        if len(moving) and not all(map(math.isfinite, extremes(moving))):
+            moving = moving[np.isfinite(moving)]
         if not state.seen and record.weight_norm is not None:
             state.seen, state.fresh = True, self._weights.is_fresh(record)
         state.update = float(moving.max()) if len(moving) else math.inf

@@ -98,13 +98,12 @@ class ThroughTimeDetector(Remembering[_TimeState]):
         state = self._memory.of(record.optimizer)
         self._follow(record, state)
         found = _by_module(record.through_time) if record.through_time else {}
-        if found:
-            state.fades = {
-                m: state.fades.get(m, 0) + 1 for m, f in found.items() if _fading(f).horizon.decades >= STUCK
-            }
-            state.grows = {
-                m: state.grows.get(m, 0) + 1 for m, f in found.items() if _growing(f).horizon.decades <= -GAINED
-            }
+        if not found:  # nothing new is known of either
+            state.faded.begins(symptom=bool(state.fades), alarm=False)
+            state.grown.begins(symptom=bool(state.grows), alarm=False)
+            return []
+        state.fades = {m: state.fades.get(m, 0) + 1 for m, f in found.items() if _fading(f).horizon.decades >= STUCK}
+        state.grows = {m: state.grows.get(m, 0) + 1 for m, f in found.items() if _growing(f).horizon.decades <= -GAINED}
         fading = [_fading(found[m]) for m, num in state.fades.items() if m in found and num >= PROBES]
         fading = [finding for finding in fading if _matters(finding, state)]
         growing = [_growing(found[m]) for m, num in state.grows.items() if m in found and num >= PROBES]
@@ -121,10 +120,8 @@ class ThroughTimeDetector(Remembering[_TimeState]):
         state.progress.update(record.loss)
         if math.isnan(state.first) and not math.isinf(state.progress.smooth):
             state.first = state.progress.smooth
-        ratios = self._weights.update_ratio(record)
-        if ratios is not None:
-            moving = ratios[ratios >= 0]
-            state.rests = bool(len(moving)) and float(moving.max()) < _CREEPING
+        if record.update_ratio is not None:
+            state.rests = 0 <= self._weights.largest_update(record) < _CREEPING
         state.spiked += 1
         if record.total_norm > 0:
             level = math.log10(record.total_norm)

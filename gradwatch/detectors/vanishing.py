@@ -124,20 +124,25 @@ class VanishingDetector:
             early = FIRST_STEPS if record.loss is None else NOTHING_STEPS
             state.nothing = state.nothing + 1 if record.total_norm == 0 else 0 if state.steps < early else -1
         state.steps += 1
-        state.awake = state.awake + 1 if profile.lowest > -math.inf else 0
+        state.awake = state.awake + 1 if profile.alive else 0
         state.complete = state.complete or state.awake >= WARM_STEPS
-        symptoms = {symptom.rule: symptom for symptom in _symptoms(profile, state)}
-        state.streaks.update({rule: symptom.height for rule, symptom in symptoms.items()})
+        symptoms = _lasting(_symptoms(profile, state), state.streaks)
         ripe = state.streaks.ripe(_PATIENCE)
         if not ripe and (signal := self._signal.of(record)) is not None:
-            fading = {symptom.rule: symptom for symptom in _fading(signal, state)}
-            state.looks.update({rule: symptom.height for rule, symptom in fading.items()})
+            fading = _lasting(_fading(signal, state), state.looks)
             ripe = state.looks.ripe(_LOOKS)
             if ripe:
                 profile, symptoms = signal, fading
         if state.episode.begins(symptom=bool(symptoms), alarm=bool(ripe)):
             return [_vanishing(record, profile, symptoms[ripe[0]], state.weights)]
         return []
+
+
+def _lasting(symptoms: list[_Symptom], streaks: Streaks) -> dict[str, _Symptom]:
+    """The symptoms by rule, after each has been counted."""
+    by_rule = {symptom.rule: symptom for symptom in symptoms} if symptoms else {}
+    streaks.update({rule: symptom.height for rule, symptom in by_rule.items()} if symptoms else {})
+    return by_rule
 
 
 def _symptoms(profile: Profile, state: _VanishingState) -> list[_Symptom]:
@@ -147,12 +152,13 @@ def _symptoms(profile: Profile, state: _VanishingState) -> list[_Symptom]:
     # What is switched off from one step to the next has not died away.
     if state.lost >= GONE and state.dying and state.learning.hardly(NOTHING_STEPS) and profile.modules:
         trend = [_Symptom("gone", profile.modules, state.lost, profile.modules[-1], GONE)]
-    if profile.highest == -math.inf:
+    if profile.dead:
         state.silent = {}
         # Later on it may be the end of a phase, or a loss that is satisfied.
-        never = state.nothing >= NOTHING_STEPS and profile.modules and not state.learning.is_good()
+        satisfied = state.learning.first > 0 and state.learning.is_good()
+        never = state.nothing >= NOTHING_STEPS and profile.modules and not satisfied
         return [_Symptom("nothing", profile.modules, math.inf, profile.modules[-1])] if never else trend
-    if profile.highest - profile.lowest < FADE:
+    if profile.within(FADE):
         state.silent = {}
         return trend
     broken = _broken_off(profile)
@@ -169,7 +175,7 @@ def _fading(profile: Profile, state: _VanishingState) -> list[_Symptom]:
     stands = state.progress.since >= STALLED_STEPS and (state.learning.poor(STALLED_STEPS) or state.learning.count == 0)
     slow = stands or state.learning.hardly(STALLED_STEPS)
     threshold = FADE_WEAK if slow else FADE
-    if profile.fade < threshold or (decades := profile.trend()) < threshold:
+    if profile.is_level(threshold) or profile.fade < threshold or (decades := profile.trend()) < threshold:
         return []
     rule = "fade" if decades >= FADE else "slow"
     end = profile.last
