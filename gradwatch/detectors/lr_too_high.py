@@ -41,7 +41,13 @@ HARMFUL = 2
 """Steps in a row with a loss no better than before the weights were replaced: a convex model survives such a step, and
 a small one under Adam may learn from it."""
 
-_PATIENCE = {"jumped": 1, "replaced": 1, "diverged": 3, "restless": 1}
+UPSET = 5
+"""The same from the very first step: Adagrad's and RMSprop's first updates are far larger than those that follow."""
+
+SINKING = 2.0
+"""Times the loss before the first step, for many steps, by bold steps: it gets worse and worse, if slowly."""
+
+_PATIENCE = {"jumped": 1, "replaced": 1, "diverged": 3, "restless": 1, "sinking": 10}
 
 
 @dataclass
@@ -161,12 +167,16 @@ class LrTooHighDetector:
         findings: dict[str, Callable[[], Incident]] = {}
         if 0 <= state.leap <= AFTERMATH and _leapt(record, state):
             findings["jumped"] = lambda: _after_leap(record, state)
-        if state.replaced and (record.loss is None or state.worse >= HARMFUL):
+        harmful = UPSET if state.count <= WARM_STEPS else HARMFUL
+        if state.replaced and (record.loss is None or state.worse >= harmful):
             findings["replaced"] = lambda: _bold(record, state, "replaced")
         if state.update >= BOLD and record.loss is not None and record.loss >= HIGHER * state.first_loss > 0:
             findings["diverged"] = lambda: _bold(record, state, "diverged")
         if state.restless >= RESTLESS and state.progress.since >= RESTLESS_STEPS and state.learning.poor(STALLED_STEPS):
             findings["restless"] = lambda: _bold(record, state, "restless")
+        worse = state.learning.smooth >= SINKING * state.learning.first > 0 and state.count >= STALLED_STEPS
+        if worse and state.restless >= RESTLESS / 2:
+            findings["sinking"] = lambda: _bold(record, state, "sinking")
         return findings
 
 
@@ -239,7 +249,7 @@ def _bold(record: StepRecord, state: _RateState, rule: str) -> Incident:
         )
         return _incident(record, state, rule, message, value=state.update, threshold=REPLACED)
     share = f"one update is {update} of the size of the weights (about 0.001 is usual)"
-    if rule == "diverged":
+    if rule in ("diverged", "sinking"):
         times = number((record.loss or 0.0) / state.first_loss)
         message = f"Training makes the model worse: the loss is {times} times what it was before the first step, and "
         return _incident(record, state, rule, message + share + ".", value=state.update, threshold=BOLD)

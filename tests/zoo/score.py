@@ -7,7 +7,7 @@
     python tests/zoo/score.py --unchanged                # also: training is bit-equal with and without the watch
     python tests/zoo/score.py --causes                   # also: is the first cause that is named a right one?
     python tests/zoo/score.py --sweeps                   # severity sweeps instead: harmful caught, harmless left alone
-    python tests/zoo/score.py --blind                    # both blind sets instead
+    python tests/zoo/score.py --blind                    # the three blind sets instead
 
 Incidents are de-duplicated per kind with a 50-step cool-down before they are counted.
   any      a faulty run raises at least one incident at or after the onset
@@ -170,7 +170,7 @@ def chosen_modules(args: argparse.Namespace) -> list[str]:
             raise SystemExit(
                 "--blind: tests/zoo/blind.py is not here; it is written by others than the detectors' authors"
             ) from error
-        return ["zoo.blind", "zoo.blind_second"]
+        return ["zoo.blind", "zoo.blind_second", "zoo.blind_third"]
     return ["zoo.corpus", *(public(args.public) if args.public else [])]
 
 
