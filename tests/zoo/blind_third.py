@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
 from zoo import blind_third_healthy, data, models, models_seq
 from zoo.blind_third_healthy import (
     Finder,

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
 from zoo import data, models, models_seq
 from zoo.core import Batch, LossFn, Registry, Run, Turn
 from zoo.recipes import VOCAB, cross_entropy, pretrained, rebuild, scheduled, squared_error
