@@ -61,6 +61,7 @@ class _OutlierState:
         worse: How many of these had a loss above the usual one.
         before: log10 of the usual loss before it.
         spike: Its step, norm and loss.
+        seen: The highest norm and loss before it, as log10.
         loud: Whether it was beyond what else could bring it about, if it is over at the next step.
         lr: Learning rate of the last step; 0 where it is not known.
         calm: Whether the last step could not have hurt the weights: usual norm, usual learning rate.
@@ -75,6 +76,7 @@ class _OutlierState:
     before: float = 0.0
     spike: list[float] = field(default_factory=list)
     loud: bool = False
+    seen: list[float] = field(default_factory=list)
     lr: float = 0.0
     calm: bool = False
     update: float = 0.0
@@ -115,8 +117,11 @@ class DataOutlierDetector:
         alarm = far and state.calm and same_rate and state.update < BOLD
         found = [_outlier(record, state)] if state.episode.begins(symptom=far or hurt, alarm=alarm or hurt) else []
         state.calm = same_rate and state.total.count > 0 and level < state.total.limit
-        state.total.update(level)
-        state.loss.update(height)
+        if hurt:  # what was told is no history: the same again is told again
+            state.total.highest, state.loss.highest = state.seen
+        if hurt or not found:
+            state.total.update(level)
+            state.loss.update(height)
         state.lr = record.lr if record.lr > 0 else 0.0
         if not far:
             state.update = self._weights.typical_update(record, state.update)
@@ -129,6 +134,7 @@ def _hurts(record: StepRecord, state: _OutlierState, level: float, height: float
         if state.calm and same_rate and _far(state.total, level, SPIKE):
             state.spiked, state.worse, state.before = 0, 0, state.loss.mean
             state.spike = [record.step, record.total_norm, record.loss or 0.0]
+            state.seen = [state.total.highest, state.loss.highest]
             loud = _far(state.total, level, ECHO) and _far(state.loss, height, ECHO_LOSS)
             state.loud = loud and state.update < BOLD and height >= state.loss.highest + ECHO_LOSS / 2
         return False

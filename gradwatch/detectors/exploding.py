@@ -130,7 +130,7 @@ class ExplodingDetector:
         if state.episode.begins(symptom=bool(findings), alarm=bool(ripe)):
             incident = findings[ripe[0]]()
             found.append(dataclasses.replace(incident, evidence={**incident.evidence, **state.weights.evidence()}))
-        if record.total_norm > 0:
+        if record.total_norm > 0 and not found:  # what was told is no history: the same again is told again
             state.total.update(math.log10(record.total_norm))
         state.usual.update(record.grad_norm)
         return found
