@@ -178,12 +178,16 @@ class PackedRecording:
                 found += [(latest[0], profile) for profile in latest[1]]
         return tuple(found)
 
-    def profiles_through_time(self, optimizer: int) -> Iterator[tuple[int, tuple[TimeProfile, ...]]]:
-        """Every sampled step of an optimizer with its profiles, those of repeated steps left out."""
+    def profiles_through_time(
+        self, optimizer: int, only: str | None = None
+    ) -> Iterator[tuple[int, tuple[TimeProfile, ...]]]:
+        """Every sampled step of an optimizer with its profiles: of one session, or of all without repeated steps."""
         for session, limit in valid(self.sessions):
+            if only not in (None, session.rows):
+                continue
             for tag in self._tags(session.rows, optimizer, "through_time"):
                 for step, texts in self._store.texts(tag):
-                    if step < limit:
+                    if step < limit or only is not None:
                         yield step, tuple(self._parsed(tag, texts, TimeProfile.from_json))
 
     def models(self, session: str) -> list[tuple[int, ModelInfo]]:
