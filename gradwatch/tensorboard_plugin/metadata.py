@@ -8,7 +8,8 @@ Everything else is strings of JSON (DT_STRING ``[n]``): ``gradwatch/v1/<session>
 ``ModelInfo``, whenever more is known), ``/summary`` (a ``RunSummary`` without its incidents, once, at the end of the
 run), and for each optimizer ``<optimizer>/layers`` (a list of ``Layer``, whenever they change) and
 ``<optimizer>/through_time`` (one ``TimeProfile`` a string, at the steps that were sampled). A reader leaves out what
-it does not know.
+it does not know. The events of incidents are counted: TensorBoard keeps one event of a tag for each step, and two
+incidents may have the same.
 """
 
 from __future__ import annotations

@@ -95,8 +95,10 @@ class TensorBoardWriter:
         """Write one incident; all that was written so far is on disk when this returns."""
         self._open()
         self._step = max(self._step, incident.step)
+        # Counted, not at the incident's own step: TensorBoard's default loader keeps one event a step of each tag, and
+        # drops what it has when an earlier step comes. Two incidents of one step would be one.
+        self._put(len(self._incidents), [self._wire.incident(incident)])
         self._incidents.append(incident)
-        self._put(incident.step, [self._wire.incident(incident)])
         self._open().flush()
         plain = [_events.scalar(INCIDENTS, len(self._incidents))]
         if len(self._incidents) <= _report.MAX_INCIDENTS:
