@@ -7,6 +7,7 @@ import functools
 import itertools
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ class MemoryRecording:
         starts: Index of each session's first record, where there are several.
         incidents_at: For each incident, how many records were written before it; by default all of the same session.
         model: What is known of the model.
-        summary: As written at the run's end.
+        summary: As written at the run's end, with or without its incidents.
         skipped: In words, what could not be read.
         is_running: Whether it still goes on; None where that cannot be known.
     """
@@ -62,7 +63,8 @@ class MemoryRecording:
             incident for session, limit in valid(sessions) for incident in session.incidents if incident.step < limit
         )
         self._skipped = (*skipped, *in_vain(sessions))
-        self._model, self._summary, self._is_running = model, summary, is_running
+        self._model, self._is_running = model, is_running
+        self._summary = None if summary is None else replace(summary, incidents=self.incidents)
 
     @functools.cached_property
     def optimizers(self) -> tuple[int, ...]:
