@@ -1,0 +1,267 @@
+"""How the gradient's size changes with depth at one step: the line through it says vanishing or exploding."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradwatch import wording
+from gradwatch._depth import FADE, DepthProfiles, Profile
+from gradwatch._figures.series import NAMES, nonfinite, row_of, rows_of, worst_incident
+from gradwatch._figures.style import (
+    BAND,
+    BLUE,
+    GREY,
+    NONFINITE,
+    ORANGE,
+    TIMES,
+    VIOLET,
+    Spec,
+    Theme,
+    axis,
+    layout,
+    log_axis,
+    numbers,
+    short,
+    text,
+    ticks,
+)
+from gradwatch._sources.protocol import Recording
+from gradwatch._sources.tables import Table
+from gradwatch.records import Layer, StepRecord
+
+HEALTHY = 1.0
+"""Decades from the first layer to the last within which healthy networks stay."""
+
+_MAX_LABELS = 28
+_MIN_FITTED = 3
+
+
+def depth_profile(
+    recording: Recording,
+    *,
+    step: int | None = None,
+    statistic: str = "grad_norm",
+    optimizer: int = 0,
+    rows: str = "parameters",
+    theme: Theme = "light",
+    compare: Recording | None = None,
+) -> Spec:
+    """A statistic against depth at one step; of the gradient norm with its growth per layer and a healthy band.
+
+    Args:
+        recording: The run.
+        step: The last one recorded up to this; None for that of the worst incident, else the run's last.
+        statistic: One of :data:`gradwatch.recording.STATISTICS`.
+        optimizer: Whose layers.
+        rows: ``"parameters"`` or ``"modules"``.
+        theme: ``"light"`` or ``"dark"``.
+        compare: Another run, drawn behind at the same step.
+
+    Returns:
+        A plotly figure as a plain dict.
+
+    Raises:
+        ArgumentValueError: An argument has a value that is not allowed.
+    """
+    if step is None and (worst := worst_incident(i for i in recording.incidents if i.optimizer == optimizer)):
+        step = worst.step
+    table = _row(recording, statistic, optimizer, rows, step)
+    if table is None:
+        spec = layout(theme, "Nothing was recorded up to this step" if step is not None else "Nothing was recorded")
+        return {"data": [], "layout": spec | {"xaxis": axis(theme), "yaxis": axis(theme)}}
+    values = table.values[0].astype(np.float64)
+    bad = nonfinite(recording, table, optimizer, rows)[0]
+    profile = fitted(recording, optimizer, int(table.steps[0])) if statistic == "grad_norm" else None
+    other = None if compare is None else _row(compare, statistic, optimizer, rows, step)
+    heights = [values] if other is None else [values, other.values[0].astype(np.float64)]
+    yaxis, floor, ceiling = log_axis(theme, NAMES[statistic], heights)
+    data = _healthy(table, profile, bad) if profile is not None else []
+    if other is not None:
+        data.append(_compared(table, other))
+    data += _points(table, values, bad, floor, ceiling)
+    if profile is not None and (fit := _fit(table, profile)) is not None:
+        data.append(fit)
+    spec = layout(theme, _finding(table, bad, profile, statistic), _subtitle(table, statistic, rows), height=400)
+    places = ticks(len(table.names), _MAX_LABELS)
+    spec["xaxis"] = axis(
+        theme,
+        "from input to output",
+        tickvals=places,
+        ticktext=[short(table.names[place], 24) for place in places],
+        tickangle=40 if len(places) > 6 else 0,  # noqa: PLR2004
+        range=[-0.6, len(table.names) - 0.4],
+        showgrid=False,
+        zeroline=False,
+    )
+    spec["yaxis"] = yaxis
+    return {"data": data, "layout": spec}
+
+
+def fitted(recording: Recording, optimizer: int, step: int) -> Profile | None:
+    """The depth profile of a step as the detectors see it; None where too few layers have a gradient."""
+    table = _row(recording, "grad_norm", optimizer, "parameters", step)
+    if table is None:
+        return None
+    known = {layer.name: layer for layer in recording.layers(optimizer)}
+    layers = tuple(_shaped(known.get(name), name) for name in table.names)
+    norm = table.values[0].astype(np.float64)
+    bad = nonfinite(recording, table, optimizer, "parameters")[0]
+    record = StepRecord(step, optimizer, layers, norm, bad.astype(np.int64), math.nan, math.nan)
+    if bad.any() or not np.isfinite(norm).any():
+        return None
+    profile = DepthProfiles().of(record)
+    alive = int((profile.level > -math.inf).sum())
+    return profile if alive >= _MIN_FITTED else None
+
+
+def growth(profile: Profile) -> float:
+    """By what the gradient is multiplied from one layer to the one before it."""
+    alive = int((profile.level > -math.inf).sum())
+    return float(10 ** -(profile.fade / max(1, alive - 1)))
+
+
+def judged(profile: Profile) -> str:
+    """The profile in words: ``"vanishing"``, ``"fading"``, ``"healthy"``, ``"growing"``, ``"exploding"``."""
+    if abs(profile.fade) < HEALTHY:
+        return "healthy"
+    if profile.fade > 0:
+        return "vanishing" if profile.fade >= FADE else "fading"
+    return "exploding" if profile.fade <= -FADE else "growing"
+
+
+def _shaped(layer: Layer | None, name: str) -> Layer:
+    """A layer with a shape: an early log does not tell them, and then names have to do."""
+    if layer is not None and layer.shape:
+        return layer
+    module, _, own = name.rpartition(".")
+    return Layer(name, module, "" if layer is None else layer.module_type, (1,) if "bias" in own else (1, 1))
+
+
+def _row(recording: Recording, statistic: str, optimizer: int, rows: str, step: int | None) -> Table | None:
+    """The last row up to a step, in a table of its own."""
+    steps = rows_of(recording, statistic, optimizer, rows, last=step).steps
+    if not len(steps):
+        return None
+    at = int(steps[-1])
+    return rows_of(recording, statistic, optimizer, rows, first=at, last=at)
+
+
+def _points(
+    table: Table, values: NDArray[np.float64], bad: NDArray[np.bool_], floor: float, ceiling: float
+) -> list[Spec]:
+    names = [text(name) for name in table.names]
+    usable = np.isfinite(values) & (values > 0) & ~bad
+    data: list[Spec] = [
+        {
+            "type": "scatter",
+            "mode": "lines+markers",
+            "name": f"step {int(table.steps[0]):,}",
+            "x": list(range(len(names))),
+            "y": numbers(np.where(usable, values, np.nan)),
+            "text": names,
+            "hovertemplate": "%{text}<br><b>%{y:.3~g}</b><extra></extra>",
+            "line": {"color": BLUE, "width": 1.5},
+            "marker": {"size": 7 if len(names) <= 200 else 4, "color": BLUE},  # noqa: PLR2004
+            "connectgaps": False,
+        }
+    ]
+    for where, height, words, symbol, colour in (
+        ((values == 0) & ~bad, floor, "exactly zero", "triangle-down-open", GREY),
+        (bad, ceiling, "not finite", "x", NONFINITE),
+    ):
+        places = np.flatnonzero(where)
+        if len(places):
+            data.append(
+                {
+                    "type": "scatter",
+                    "mode": "markers",
+                    "name": words,
+                    "x": places.tolist(),
+                    "y": [height] * len(places),
+                    "text": [names[place] for place in places],
+                    "hovertemplate": f"%{{text}}<br><b>{words}</b><extra></extra>",
+                    "marker": {"size": 10, "symbol": symbol, "color": colour},
+                }
+            )
+    return data
+
+
+def _healthy(table: Table, profile: Profile, bad: NDArray[np.bool_]) -> list[Spec]:
+    """The band that a healthy network stays in, seen from its last layer."""
+    if bad.any():
+        return []
+    level = float(profile.level[profile.last])
+    ends = [-0.6, len(table.names) - 0.4]
+    low, high = 10 ** (level - HEALTHY), 10 ** (level + HEALTHY)
+    return [
+        {
+            "type": "scatter",
+            "mode": "lines",
+            "name": "healthy: within a factor of 10 of the last layer",
+            "x": [*ends, *ends[::-1]],
+            "y": numbers([low, low, high, high]),
+            "fill": "toself",
+            "fillcolor": BAND,
+            "line": {"width": 0},
+            "hoverinfo": "skip",
+        }
+    ]
+
+
+def _fit(table: Table, profile: Profile) -> Spec | None:
+    """The least-squares line through the modules, from the first of them to the last."""
+    places = [row_of(module, table.names) for module in profile.modules]
+    alive = [i for i in range(len(places)) if profile.level[i] > -math.inf and places[i] is not None]
+    if len(alive) < _MIN_FITTED:
+        return None
+    mean = float(profile.level[alive].mean())
+    rise = np.linspace(-0.5, 0.5, len(alive)) * profile.fade
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "name": f"{TIMES}{wording.number(growth(profile))} per layer, towards the input",
+        "x": [places[i] for i in alive],
+        "y": numbers(10 ** (mean + rise)),
+        "line": {"color": ORANGE, "width": 2.5, "dash": "dash"},
+        "hoverinfo": "skip",
+    }
+
+
+def _compared(table: Table, other: Table) -> Spec:
+    columns = {name: index for index, name in enumerate(other.names)}
+    row = other.values[0]
+    values = np.array([row[columns[name]] if name in columns else np.nan for name in table.names], dtype=np.float64)
+    return {
+        "type": "scatter",
+        "mode": "lines+markers",
+        "name": f"the other run, step {int(other.steps[0]):,}",
+        "x": list(range(len(table.names))),
+        "y": numbers(np.where(values > 0, values, np.nan)),
+        "text": [text(name) for name in table.names],
+        "hovertemplate": "%{text}, the other run<br><b>%{y:.3~g}</b><extra></extra>",
+        "line": {"color": VIOLET, "width": 1.5, "dash": "dot"},
+        "marker": {"size": 5, "color": VIOLET},
+    }
+
+
+def _finding(table: Table, bad: NDArray[np.bool_], profile: Profile | None, statistic: str) -> str:
+    at = f"step {int(table.steps[0]):,}"
+    if bad.any():
+        return f"{at}: not finite in {int(bad.sum()):,} of {len(bad):,} rows"
+    if profile is None:
+        return f"{at}: {NAMES[statistic]} from input to output"
+    each = f"{TIMES}{wording.number(growth(profile))} per layer"
+    kind = judged(profile)
+    if kind == "healthy":
+        return f"{at}: the gradient keeps its size on its way back ({each}: healthy)"
+    if profile.fade > 0:
+        return f"{at}: the gradient shrinks {each} on its way back ({kind})"
+    return f"{at}: the gradient grows {each} on its way back ({kind})"
+
+
+def _subtitle(table: Table, statistic: str, rows: str) -> str:
+    clipping = ", before clipping" if statistic == "grad_norm" else ""
+    return f"{NAMES[statistic]} of {wording.count(len(table.names), rows.removesuffix('s'))}{clipping}, log axis"
