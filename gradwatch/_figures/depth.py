@@ -21,6 +21,7 @@ from gradwatch._figures.style import (
     Spec,
     Theme,
     axis,
+    digits,
     layout,
     log_axis,
     numbers,
@@ -76,15 +77,18 @@ def depth_profile(
     bad = nonfinite(recording, table, optimizer, rows)[0]
     profile = fitted(recording, optimizer, int(table.steps[0])) if statistic == "grad_norm" else None
     other = None if compare is None else _row(compare, statistic, optimizer, rows, step)
-    heights = [values] if other is None else [values, other.values[0].astype(np.float64)]
+    before = _row(recording, statistic, optimizer, rows, int(table.steps[0]) - 1) if bad.any() else None
+    heights = [values, *(row.values[0].astype(np.float64) for row in (other, before) if row is not None)]
     yaxis, floor, ceiling = log_axis(theme, NAMES[statistic], heights)
     data = _healthy(table, profile, bad) if profile is not None else []
     if other is not None:
-        data.append(_compared(table, other))
+        data.append(_behind(table, other, f"the other run, step {int(other.steps[0]):,}", VIOLET))
+    if before is not None:
+        data.append(_behind(table, before, f"step {int(before.steps[0]):,}, before", GREY))
     data += _points(table, values, bad, floor, ceiling)
     if profile is not None and (fit := _fit(table, profile)) is not None:
         data.append(fit)
-    spec = layout(theme, _finding(table, bad, profile, statistic), _subtitle(table, statistic, rows), height=400)
+    spec = layout(theme, _finding(table, bad, profile, statistic, rows), _subtitle(table, statistic, rows), height=400)
     places = ticks(len(table.names), _MAX_LABELS)
     spec["xaxis"] = axis(
         theme,
@@ -222,7 +226,7 @@ def _fit(table: Table, profile: Profile) -> Spec | None:
     return {
         "type": "scatter",
         "mode": "lines",
-        "name": f"{TIMES}{wording.number(growth(profile))} per layer, towards the input",
+        "name": f"{TIMES}{digits(growth(profile))} per layer, towards the input",
         "x": [places[i] for i in alive],
         "y": numbers(10 ** (mean + rise)),
         "line": {"color": ORANGE, "width": 2.5, "dash": "dash"},
@@ -230,30 +234,31 @@ def _fit(table: Table, profile: Profile) -> Spec | None:
     }
 
 
-def _compared(table: Table, other: Table) -> Spec:
+def _behind(table: Table, other: Table, name: str, colour: str) -> Spec:
+    """The same layers of another run or step."""
     columns = {name: index for index, name in enumerate(other.names)}
     row = other.values[0]
     values = np.array([row[columns[name]] if name in columns else np.nan for name in table.names], dtype=np.float64)
     return {
         "type": "scatter",
         "mode": "lines+markers",
-        "name": f"the other run, step {int(other.steps[0]):,}",
+        "name": name,
         "x": list(range(len(table.names))),
         "y": numbers(np.where(values > 0, values, np.nan)),
-        "text": [text(name) for name in table.names],
-        "hovertemplate": "%{text}, the other run<br><b>%{y:.3~g}</b><extra></extra>",
-        "line": {"color": VIOLET, "width": 1.5, "dash": "dot"},
-        "marker": {"size": 5, "color": VIOLET},
+        "text": [text(layer) for layer in table.names],
+        "hovertemplate": f"%{{text}}<br><b>%{{y:.3~g}}</b><extra>{name}</extra>",
+        "line": {"color": colour, "width": 1.5, "dash": "dot"},
+        "marker": {"size": 5, "color": colour},
     }
 
 
-def _finding(table: Table, bad: NDArray[np.bool_], profile: Profile | None, statistic: str) -> str:
+def _finding(table: Table, bad: NDArray[np.bool_], profile: Profile | None, statistic: str, rows: str) -> str:
     at = f"step {int(table.steps[0]):,}"
     if bad.any():
-        return f"{at}: not finite in {int(bad.sum()):,} of {len(bad):,} rows"
+        return f"{at}: not finite in {int(bad.sum()):,} of {wording.count(len(bad), rows.removesuffix('s'))}"
     if profile is None:
         return f"{at}: {NAMES[statistic]} from input to output"
-    each = f"{TIMES}{wording.number(growth(profile))} per layer"
+    each = f"{TIMES}{digits(growth(profile))} per layer"
     kind = judged(profile)
     if kind == "healthy":
         return f"{at}: the gradient keeps its size on its way back ({each}: healthy)"

@@ -99,6 +99,7 @@ def heatmap(
     height = int(min(900, max(340, 130 + 17 * len(grid.level))))
     spec = layout(theme, _finding(own, table, rows), _subtitle(statistic, rows, relative=relative), height=height)
     spec["xaxis"] = axis(theme, "optimizer step", showgrid=False, zeroline=False)
+    spec["xaxis"] |= {"range": numbers(grid.step_edges[[0, -1]])} if len(grid.step_edges) > 1 else {}
     spec["yaxis"] = _layers_axis(table.names, grid, theme)
     spec["legend"] |= {"x": 1, "xanchor": "right"}
     if not grid.level.size:
@@ -199,21 +200,26 @@ def _rings(incidents: Sequence[Incident], table: Table, grid: _Grid) -> list[Spe
         column = int(np.searchsorted(grid.step_edges, incident.step, side="right")) - 1
         step = (grid.step_edges[column] + grid.step_edges[min(column + 1, len(grid.step_edges) - 1)]) / 2
         found.setdefault(colour, []).append((step, grid.labels[place], text(wording.headline(incident))))
-    return [
-        {
-            "type": "scatter",
-            "mode": "markers",
-            "name": "incident",
-            "x": [step for step, _, _ in rings],
-            "y": [row for _, row, _ in rings],
-            "text": [words for _, _, words in rings],
-            "hovertemplate": "%{text}<extra></extra>",
-            "marker": {"symbol": "circle-open", "size": 17, "color": colour, "line": {"width": 3}},
-            "showlegend": index == 0,
-            "cliponaxis": False,
-        }
-        for index, (colour, rings) in enumerate(found.items())
-    ]
+    every = [ring for rings in found.values() for ring in rings]
+    halo = _circles(every, "#ffffff", 19, 6) | {"hoverinfo": "skip", "showlegend": False}  # seen on any cell
+    data = [_circles(rings, colour, 18, 3) for colour, rings in found.items()]
+    for index, circles in enumerate(data):
+        circles["showlegend"] = index == 0
+    return [halo, *data] if every else []
+
+
+def _circles(rings: Sequence[tuple[float, str, str]], colour: str, size: int, width: int) -> Spec:
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "name": "incident",
+        "x": [step for step, _, _ in rings],
+        "y": [row for _, row, _ in rings],
+        "text": [words for _, _, words in rings],
+        "hovertemplate": "%{text}<extra></extra>",
+        "marker": {"symbol": "circle-open", "size": size, "color": colour, "line": {"width": width}},
+        "cliponaxis": False,
+    }
 
 
 def _layers_axis(names: Sequence[str], grid: _Grid, theme: Theme) -> Spec:
@@ -222,7 +228,7 @@ def _layers_axis(names: Sequence[str], grid: _Grid, theme: Theme) -> Spec:
         theme,
         "layers, from input to output",
         type="category",
-        tickvals=places,
+        tickvals=[grid.labels[place] for place in places],  # a number would be taken for a layer of that name
         ticktext=[_label(names, grid.row_edges, place, 32) for place in places],
         range=[len(grid.labels) - 0.5, -0.5],
         showgrid=False,

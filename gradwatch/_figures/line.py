@@ -23,6 +23,7 @@ from gradwatch._figures.style import (
     Spec,
     Theme,
     axis,
+    digits,
     layout,
     log_axis,
     numbers,
@@ -249,6 +250,7 @@ def _flags(incidents: Sequence[Incident], curve: _Curve, theme: Theme) -> tuple[
                 "xanchor": "left",
                 "yanchor": "top",
                 "xshift": 3,
+                "yshift": -12,
                 "showarrow": False,
                 "text": text(wording.title(incident), 30),
                 "hovertext": text(wording.headline(incident)),
@@ -262,9 +264,9 @@ def _loss_axis(loss: NDArray[np.float32], theme: Theme) -> Spec:
     finite = loss[np.isfinite(loss)]
     spans = finite.size > 0 and finite.min() > 0 and finite.max() > 100 * finite.min()
     if spans:
-        spec, _, _ = log_axis(theme, "loss", [finite], domain=[0, 0.22])
+        spec, _, _ = log_axis(theme, "loss", [finite], most=3, domain=[0, 0.22])
         return spec
-    return axis(theme, "loss", domain=[0, 0.22], zeroline=False)
+    return axis(theme, "loss", domain=[0, 0.22], zeroline=False, nticks=4)
 
 
 def _is_shown(incident: Incident, curve: _Curve) -> bool:
@@ -290,7 +292,7 @@ def _finding(curve: _Curve, incidents: Sequence[Incident]) -> str:
         own = int(np.searchsorted(curve.steps, told.step))
         at = own if abs(off[own]) >= _UNUSUAL else at
     if abs(off[at]) >= _UNUSUAL:
-        times = wording.number(float(f"{10 ** abs(off[at]):.2g}"))
+        times = digits(10 ** abs(off[at]))
         way = f"jumps to {times} times" if off[at] > 0 else f"falls to 1/{times} of"
         return f"step {int(curve.steps[at]):,}: {name} {way} what is usual for it"
     if told is not None:

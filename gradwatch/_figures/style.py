@@ -66,7 +66,7 @@ def short(name: str, limit: int) -> str:
     return text(wording.name(name, limit), limit)
 
 
-def layout(theme: Theme, title: str, subtitle: str = "", *, height: int = 420) -> Spec:
+def layout(theme: Theme, title: str, subtitle: str = "", *, height: int = 420, has_legend: bool = True) -> Spec:
     """What all figures have in common.
 
     Args:
@@ -74,12 +74,14 @@ def layout(theme: Theme, title: str, subtitle: str = "", *, height: int = 420) -
         title: The finding in plain words, already through :func:`text` where it comes from outside.
         subtitle: What is shown.
         height: Pixels.
+        has_legend: Whether room is kept for a legend between the heading and the plot.
     """
     try:
         colours = THEMES[theme]
     except (KeyError, TypeError):
         raise ArgumentValueError("theme", theme, "light or dark") from None
     lines = wrapped(title)
+    top = 26 + 20 * len(lines) + (20 if subtitle else 0) + (26 if has_legend else 0)
     heading: Spec = {
         "text": "<br>".join(lines),
         "x": 0.01,
@@ -94,7 +96,7 @@ def layout(theme: Theme, title: str, subtitle: str = "", *, height: int = 420) -
     return {
         "title": heading,
         "height": height,
-        "margin": {"l": 64, "r": 24, "t": 34 + 20 * len(lines) + (20 if subtitle else 0), "b": 52},
+        "margin": {"l": 64, "r": 24, "t": top, "b": 52},
         "paper_bgcolor": colours.paper,
         "plot_bgcolor": colours.plot,
         "font": {"family": FONT, "size": 12, "color": colours.ink},
@@ -135,9 +137,9 @@ def axis(theme: Theme, title: str = "", **more: Any) -> Spec:
 
 
 def log_axis(
-    theme: Theme, title: str, values: Sequence[NDArray[np.floating]], **more: Any
+    theme: Theme, title: str, values: Sequence[NDArray[np.floating]], *, most: int = 9, **more: Any
 ) -> tuple[Spec, float, float]:
-    """A log axis round all finite, positive values.
+    """A log axis round all finite, positive values, with at most ``most`` powers of ten named.
 
     Returns:
         The axis; a height at its lower end for what is exactly zero, and one at its upper end for what is not finite.
@@ -150,19 +152,19 @@ def log_axis(
     pad = 0.09 * (high - low)
     low, high = low - pad, high + pad
     decades = high - low
-    step = next((size for size in (1, 2, 3, 5, 10, 20, 50) if decades / size <= 9), 100)  # noqa: PLR2004
+    step = next((size for size in (1, 2, 3, 5, 10, 20, 50) if decades / size <= most), 100)
     spec = axis(
         theme,
         title,
         type="log",
         range=[low, high],
-        dtick=step if decades > 1.5 else None,  # noqa: PLR2004
+        dtick=step if decades > 1.5 else "D2",  # noqa: PLR2004
         exponentformat="power",
         showexponent="all",
         **more,
     )
     inset = 0.35 * pad
-    return {key: value for key, value in spec.items() if value is not None}, 10 ** (low + inset), 10 ** (high - inset)
+    return spec, 10 ** (low + inset), 10 ** (high - inset)
 
 
 def wrapped(title: str) -> list[str]:
@@ -177,6 +179,11 @@ def numbers(values: NDArray[np.floating] | Sequence[float]) -> list[float | None
     """Numbers for JSON, three digits that count: what is not finite is None, which plotly leaves out."""
     wide = np.asarray(values, dtype=np.float64).ravel()
     return [float(f"{value:.6g}") if math.isfinite(value) else None for value in wide.tolist()]
+
+
+def digits(value: float) -> str:
+    """Two digits that count: ``0.26``, ``1.3``, ``40,000``."""
+    return wording.number(float(f"{value:.2g}")) if math.isfinite(value) else wording.number(value)
 
 
 def typed(values: NDArray[np.floating]) -> Spec:

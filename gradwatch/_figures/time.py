@@ -8,7 +8,7 @@ import numpy as np
 
 from gradwatch import wording
 from gradwatch._decades import fraction
-from gradwatch._figures.style import BAND, SERIES, TIMES, Spec, Theme, axis, layout, log_axis, numbers, text
+from gradwatch._figures.style import BAND, SERIES, TIMES, Spec, Theme, axis, digits, layout, log_axis, numbers, text
 from gradwatch._sources.protocol import Recording
 from gradwatch.records import TimeProfile
 
@@ -95,7 +95,7 @@ def _finding(step: int, profile: TimeProfile) -> str:
     share = values[0] / values[-1]
     if share == 0:
         return f"step {step:,}: {name} carries nothing {wording.count(back, 'time step')} back (vanishing)"
-    each = f"{TIMES}{wording.number(share ** (1 / max(1, back)))} per time step"
+    each = f"{TIMES}{digits(share ** (1 / max(1, back)))} per time step"
     decades = math.log10(share)
     if abs(decades) < 1:
         return f"step {step:,}: {name} carries its gradient {wording.count(back, 'time step')} back ({each}: healthy)"
@@ -104,7 +104,7 @@ def _finding(step: int, profile: TimeProfile) -> str:
         left = f"{fraction(share)} of the gradient arrives {wording.count(back, 'time step')} back"
     else:
         kind = "exploding" if decades >= _FAR else "growing"
-        left = f"the gradient has grown {wording.number(share)} times {wording.count(back, 'time step')} back"
+        left = f"the gradient has grown {digits(share)} times {wording.count(back, 'time step')} back"
     return f"step {step:,}: {name}, {left} ({each}: {kind})"
 
 
