@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradwatch._pool import Pooled, pool
-from gradwatch.records import Incident
+from gradwatch.records import Incident, Int64Array
 from gradwatch.tensorboard_plugin.metadata import UNITS
 from gradwatch.tensorboard_plugin.rings import Grid, rings
 from gradwatch.tensorboard_plugin.stripes import Stripes, Window
@@ -55,11 +55,13 @@ class Picture:
         grid: What its rows and columns are.
         values: float32 ``[num_rows, num_columns]``; NaN where absent, inf where not finite.
         exact: Whether it was made of single steps: else a column may hold up to 15 steps of its neighbours.
+        step_last: The last step in each column ``[num_columns]``: where it is the first, nothing is pooled.
     """
 
     grid: Grid
     values: NDArray[np.float32]
     exact: bool
+    step_last: Int64Array
 
 
 def draw(stripes: Stripes, ask: Ask) -> Picture:
@@ -77,7 +79,11 @@ def draw(stripes: Stripes, ask: Ask) -> Picture:
         step_first=window.steps[pooled.step_edges[:-1]],
         last_step=window.last_step,
     )
-    return Picture(grid, pooled.values, window.exact)
+    if window.exact:
+        step_last = window.steps[pooled.step_edges[1:] - 1]
+    else:  # of blocks the first step is known, and they are next to one another
+        step_last = np.append(grid.step_first[1:] - 1, window.last_step)
+    return Picture(grid, pooled.values, window.exact, step_last)
 
 
 def answer(
@@ -104,6 +110,7 @@ def answer(
         "row_first": grid.row_first.tolist(),
         "num_rows": len(grid.names),
         "step_first": grid.step_first.tolist(),
+        "step_last": picture.step_last.tolist(),
         "first_step": int(grid.step_first[0]) if len(grid.step_first) else None,
         "last_step": grid.last_step if len(grid.step_first) else None,
         "exact": picture.exact,
@@ -117,7 +124,9 @@ def answer(
 
 def nothing(why: str) -> dict[str, Any]:
     """The answer where there is nothing to draw."""
-    empty: dict[str, list[Any]] = {key: [] for key in ("names", "names_last", "row_first", "step_first", "rings")}
+    empty: dict[str, list[Any]] = {
+        key: [] for key in ("names", "names_last", "row_first", "step_first", "step_last", "rings")
+    }
     sizes = {"rows": 0, "cols": 0, "num_rows": 0, "first_step": None, "last_step": None}
     return {**empty, **sizes, "exact": True, "low": -1.0, "high": 1.0, "unit": "", "cells": "", "empty": why}
 
@@ -137,7 +146,9 @@ def _relative(window: Window, usual: NDArray[np.float32]) -> Pooled:
     """Pooled over steps first: a row's median is the same for all its steps, so few values are divided by it."""
     by_step = pool(window.values, max_rows=max(1, window.values.shape[1]))
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        quotients: NDArray[np.float32] = by_step.values.T / np.where(usual > 0, usual, np.nan).astype(np.float32)
+        quotients: NDArray[np.float32] = np.divide(
+            by_step.values.T, np.where(usual > 0, usual, np.nan), dtype=np.float32
+        )
     quotients[np.isposinf(by_step.values.T)] = np.inf  # also in a row that nothing is known to be usual for
     return replace(pool(quotients, max_cols=max(1, len(quotients))), step_edges=by_step.step_edges)
 
