@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -111,21 +111,42 @@ def module_rows(table: Table) -> Table:
     owner = np.array([place[module] for module in modules], dtype=np.int64)
     order = np.argsort(owner, kind="stable")
     starts = np.searchsorted(owner[order], np.arange(len(names)))
-    values = table.values[:, order]
-    absent = np.isnan(values)
-    with np.errstate(over="ignore", invalid="ignore"):
-        if table.statistic in LARGEST:
-            grouped = np.maximum.reduceat(np.where(absent, -np.inf, values), starts, axis=1)
-        elif table.statistic in COUNTS:
-            grouped = np.add.reduceat(np.where(absent, 0, values), starts, axis=1)
-        else:
-            squares = np.square(np.where(absent, 0, values), dtype=np.float64)
-            grouped = np.sqrt(np.add.reduceat(squares, starts, axis=1))
-            limit = np.finfo(np.float32).max
-            grouped = np.where(np.isfinite(grouped), np.minimum(grouped, limit), grouped)
-    grouped = grouped.astype(np.float32)
-    grouped[np.logical_and.reduceat(absent, starts, axis=1)] = np.nan
+    values = table.values if (np.diff(owner) >= 0).all() else table.values[:, order]
+    if table.statistic in LARGEST:
+        grouped = _folded(values, starts, np.fmax)
+    elif table.statistic in COUNTS:
+        grouped = _folded(values, starts, np.add)
+    else:
+        grouped = _folded(values, starts, np.hypot)  # no square that leaves the range of a float32
+        overflown = np.isinf(grouped)
+        if overflown.any():
+            overflown &= ~np.isinf(_folded(values, starts, np.fmax))
+            grouped[overflown] = np.finfo(np.float32).max
     return replace(table, names=names, values=grouped)
+
+
+def _folded(
+    values: NDArray[np.float32], starts: NDArray[np.int64], fold: Callable[..., NDArray[np.float32]]
+) -> NDArray[np.float32]:
+    """Columns ``starts[i]`` up to ``starts[i + 1]`` in one; NaN only where all are NaN.
+
+    One fold for each place within a group, over all groups at once: numpy's own ``reduceat`` is ten times slower for
+    many small groups.
+    """
+    sizes = np.diff(np.append(starts, values.shape[1]))
+    gaps = fold is not np.fmax and bool(np.isnan(values).any())
+    if len(starts) == values.shape[1]:
+        return values
+    grouped = values[:, starts]
+    with np.errstate(over="ignore", invalid="ignore"):
+        for place in range(1, int(sizes.max(initial=1))):
+            wide = np.flatnonzero(sizes > place)
+            have, more = grouped[:, wide], values[:, starts[wide] + place]
+            both = fold(have, more)
+            if gaps:
+                both = np.where(np.isnan(have), more, np.where(np.isnan(more), have, both))
+            grouped[:, wide] = both
+    return grouped
 
 
 def relative_rows(table: Table, median: NDArray[np.floating] | None = None) -> Table:

@@ -7,18 +7,13 @@ import math
 import time
 from dataclasses import dataclass
 
-from gradwatch._pool import highest
 from gradwatch._sources.packed import PackedRecording
 from gradwatch._sources.sessions import Session, valid
 from gradwatch._sources.tables import Part, Table, join, within
 from gradwatch.records import Incident
-from gradwatch.tensorboard_plugin.metadata import SCALARS, SEGMENT_WRITES
+from gradwatch.tensorboard_plugin.metadata import SCALARS
 from gradwatch.tensorboard_plugin.store import ProviderStore
 
-MAX_TABLE = 256 * 2**20
-"""Bytes of a table; above that it holds the highest value of every :data:`BLOCK` steps, at the first one's step."""
-
-BLOCK = 16
 HEARD_OF = 120.0
 """A run without an end that was heard of so many seconds ago is still running."""
 
@@ -128,16 +123,9 @@ class LiveRecording(PackedRecording):
         return found
 
     def table(self, statistic: str, optimizer: int = 0, *, first: int | None = None, last: int | None = None) -> Table:
-        """One statistic; see :meth:`gradwatch.recording.Recording.table` and :data:`MAX_TABLE`."""
+        """One statistic; see :meth:`gradwatch.recording.Recording.table`. Only what reaches into the range is read."""
         segments = self.segments(statistic, optimizer, first, last)
-        size = sum(4 * SEGMENT_WRITES * len(segment.names) for segment in segments)
-        parts = []
-        for segment in segments:
-            part = self.part(segment, first, last, once=size > MAX_TABLE)
-            if part is not None and size > MAX_TABLE:
-                part = Part(part.names, part.steps[::BLOCK], highest(part.values, BLOCK))
-            if part is not None:
-                parts.append(part)
+        parts = [part for segment in segments if (part := self.part(segment, first, last)) is not None]
         return join(parts, statistic, SCALARS if statistic == "scalars" else self.names(optimizer))
 
     def part(

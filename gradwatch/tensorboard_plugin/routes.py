@@ -11,6 +11,7 @@ from gradwatch.tensorboard_plugin.answers import Answer, as_json
 from gradwatch.tensorboard_plugin.arguments import Arguments, RefusedError, one_of
 from gradwatch.tensorboard_plugin.cache import Cache
 from gradwatch.tensorboard_plugin.live import LiveRecording
+from gradwatch.tensorboard_plugin.shortened import Shortened
 from gradwatch.tensorboard_plugin.store import Source
 from gradwatch.tensorboard_plugin.stripes import Stripes, new_cache
 
@@ -99,7 +100,9 @@ class Routes:
         def make() -> Any:
             from gradwatch import figures
 
-            return figures.depth_profile(recording, step=step, theme=theme, compare=other, **which)
+            return figures.depth_profile(
+                self._short(recording), step=step, theme=theme, compare=other and self._short(other), **which
+            )
 
         return self._figure(recording, other, "profile", (tuple(which.values()), step, theme), make)
 
@@ -116,14 +119,14 @@ class Routes:
             from gradwatch import figures
 
             return figures.layer_line(
-                recording,
+                self._short(recording),
                 layer,
                 statistic=statistic,
                 optimizer=optimizer,
                 first=first,
                 last=last,
                 theme=theme,
-                compare=other,
+                compare=other and self._short(other),
             )
 
         return self._figure(recording, other, "line", (layer, statistic, optimizer, first, last, theme), make)
@@ -135,7 +138,7 @@ class Routes:
         def make() -> Any:
             from gradwatch import figures
 
-            return figures.through_time(recording, step=step, theme=theme)
+            return figures.through_time(self._short(recording), step=step, theme=theme)
 
         return self._figure(recording, None, "through_time", (step, theme), make)
 
@@ -183,6 +186,9 @@ class Routes:
 
     def _of(self, recording: LiveRecording, statistic: str, optimizer: int, modules: bool) -> Stripes:  # noqa: FBT001
         return Stripes(recording, statistic, optimizer, modules=modules, cache=self._blocks)
+
+    def _short(self, recording: LiveRecording) -> Shortened:
+        return Shortened(recording, self._blocks)
 
     def _once(self, recording: LiveRecording, route: str, key: tuple[Any, ...], make: Callable[[], Any]) -> Answer:
         """The same question about the same snapshot is answered once."""

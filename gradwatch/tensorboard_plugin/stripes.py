@@ -17,7 +17,7 @@ from gradwatch._pool import highest
 from gradwatch._sources.tables import Part, Table, medians, module_rows
 from gradwatch.records import Int64Array
 from gradwatch.tensorboard_plugin.cache import Cache
-from gradwatch.tensorboard_plugin.live import BLOCK, LiveRecording, Segment
+from gradwatch.tensorboard_plugin.live import LiveRecording, Segment
 from gradwatch.tensorboard_plugin.metadata import SEGMENT_WRITES
 
 MAX_EXACT = 128 * 2**20
@@ -25,6 +25,9 @@ MAX_EXACT = 128 * 2**20
 
 MAX_BLOCKS = 192 * 2**20
 """Bytes of blocks that are kept, over all runs."""
+
+BLOCK = 16
+"""Steps in a block."""
 
 _SAMPLE = 2048
 _COUNTS = "num_nonfinite"
