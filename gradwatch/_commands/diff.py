@@ -32,9 +32,9 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     parser = commands.add_parser(
         "diff",
         help="which layers and incidents differ between two recorded runs, and from which step on",
-        description="Compare two runs that gradwatch recorded, step by step: gradient norms of every layer, total norm, "
-        "loss, learning rate, incidents. The exit code is 0 where they are alike within the tolerance, 1 where they "
-        "differ (also in how many steps they have), 2 where one of them cannot be read.",
+        description="Compare two runs that gradwatch recorded, step by step: gradient norms of every layer, total "
+        "norm, loss, learning rate, incidents. The exit code is 0 where they are alike within the tolerance, 1 "
+        "where they differ (also in how many steps they have), 2 where one of them cannot be read.",
     )
     for name in ("A", "B"):
         parser.add_argument(name.lower(), metavar=name, help="a log directory, an event file, or a file of JSON lines")
@@ -192,8 +192,8 @@ def _answer(found: Comparison, arguments: argparse.Namespace, skipped: list[str]
         "layers_only_in_a": list(found.only_a[:MAX_LAYERS]),
         "layers_only_in_b": list(found.only_b[:MAX_LAYERS]),
         "num_layers_only_in": {"a": len(found.only_a), "b": len(found.only_b)},
-        "differences_about": "`step` is the first step at which it differs, `a` and `b` the values there, `num_steps` at "
-        "how many steps it does, `largest` the largest difference as a share of the larger value",
+        "differences_about": "`step` is the first step at which it differs, `a` and `b` the values there, `num_steps` "
+        "at how many steps it does, `largest` the largest difference as a share of the larger value",
         "scalars": [vars(one) for one in found.scalars],
         "num_different_layers": len(found.layers),
         "layers": [vars(one) for one in found.layers[:MAX_LAYERS]],

@@ -124,7 +124,8 @@ def layout(theme: Theme, title: str, subtitle: str = "", *, height: int = 420, h
 def axis(theme: Theme, title: str = "", **more: Any) -> Spec:
     """An axis in the theme's colours."""
     colours = THEMES[theme]
-    label: Spec = {"title": {"text": title, "standoff": 10, "font": {"size": 12, "color": colours.soft}}} if title else {}
+    font = {"size": 12, "color": colours.soft}
+    label: Spec = {"title": {"text": title, "standoff": 10, "font": font}} if title else {}
     return {
         **label,
         "gridcolor": colours.grid,

@@ -13,7 +13,6 @@ from gradwatch._sources.protocol import Recording
 from gradwatch.records import TimeProfile
 
 _MAX_PROFILES = 6
-_FAR = 3.0  # decades that are lost or gained over the sequence
 
 
 def through_time(recording: Recording, *, step: int | None = None, theme: Theme = "light") -> Spec | None:
@@ -94,18 +93,16 @@ def _finding(step: int, profile: TimeProfile) -> str:
         return f"step {step:,}: {name}, the gradient through time"
     share = values[0] / values[-1]
     if share == 0:
-        return f"step {step:,}: {name} carries nothing {wording.count(back, 'time step')} back (vanishing)"
+        return f"step {step:,}: {name} carries nothing {wording.count(back, 'time step')} back"
     each = f"{TIMES}{digits(share ** (1 / max(1, back)))} per time step"
     decades = math.log10(share)
     if abs(decades) < 1:
-        return f"step {step:,}: {name} carries its gradient {wording.count(back, 'time step')} back ({each}: healthy)"
+        return f"step {step:,}: {name} carries its gradient {wording.count(back, 'time step')} back ({each})"
     if decades < 0:
-        kind = "vanishing" if decades <= -_FAR else "fading"
         left = f"{fraction(share)} of the gradient arrives {wording.count(back, 'time step')} back"
     else:
-        kind = "exploding" if decades >= _FAR else "growing"
         left = f"the gradient has grown {digits(share)} times {wording.count(back, 'time step')} back"
-    return f"step {step:,}: {name}, {left} ({each}: {kind})"
+    return f"step {step:,}: {name}, {left} ({each})"
 
 
 def _subtitle(num_sampled: int) -> str:

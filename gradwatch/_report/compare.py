@@ -76,9 +76,9 @@ class Comparison:
     @property
     def is_alike(self) -> bool:
         """Whether nothing differs, and there was something to compare."""
-        differs = self.only_a or self.only_b or self.layers or self.scalars
-        differs = differs or self.moved or self.incidents_a or self.incidents_b
-        return not differs and self.steps_a == self.steps_b == self.num_common
+        layers_differ = self.only_a or self.only_b or self.layers or self.scalars
+        incidents_differ = self.moved or self.incidents_a or self.incidents_b
+        return not layers_differ and not incidents_differ and self.steps_a == self.steps_b == self.num_common
 
     @property
     def first_step(self) -> int | None:

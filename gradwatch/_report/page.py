@@ -106,7 +106,7 @@ def _header(story: Story) -> str:
     if worst is None:
         tone, eyebrow = ("good", "healthy") if story.is_complete else ("info", "no incident so far")
         title = f"Nothing found in {wording.count(summary.num_steps, 'step')}"
-        words = story.depth.words() if story.depth is not None else ""
+        words = story.depth.words() if story.depth is not None and story.depth.kind == "healthy" else ""
         lead = f"{words[0].upper()}{words[1:]}." if words else ""
         first = ""
     else:
