@@ -24,6 +24,7 @@ FLOORS: dict[int, set[str]] = {
         "_sources",
         "tensorboard_plugin",
         "tensorboard_plugin.metadata",
+        "tensorboard_plugin.refused",
         "_price",
         "_decades",
         "catalogue.page",

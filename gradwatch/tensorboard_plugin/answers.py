@@ -12,8 +12,7 @@ from typing import Any
 from tensorboard.backend import http_util
 from werkzeug import wrappers
 
-from gradwatch.records import number_to_json
-from gradwatch.tensorboard_plugin.arguments import RefusedError
+from gradwatch.tensorboard_plugin.refused import RefusedError
 
 JSON = "application/json"
 _WORTH_PACKING = 1024
@@ -44,6 +43,8 @@ def as_json(data: Any) -> Answer:
     try:
         text = json.dumps(data, allow_nan=False, separators=(",", ":"))
     except ValueError:
+        from gradwatch.records import number_to_json
+
         text = json.dumps(number_to_json(data), allow_nan=False, separators=(",", ":"))
     body = text.encode()
     if len(body) < _WORTH_PACKING:

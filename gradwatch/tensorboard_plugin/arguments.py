@@ -7,13 +7,10 @@ from collections.abc import Collection
 from typing import Any
 
 from gradwatch import wording
+from gradwatch.tensorboard_plugin.refused import RefusedError
 
 _WHOLE = re.compile(r"[0-9]{1,18}")
 _SHOWN = 80
-
-
-class RefusedError(Exception):
-    """The request cannot be answered; the text says why and what is allowed."""
 
 
 class Arguments:

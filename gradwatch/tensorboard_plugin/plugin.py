@@ -1,21 +1,35 @@
-"""The tab: which routes there are. TensorBoard makes one of these when it starts."""
+"""The tab: which routes there are. TensorBoard makes one of these when it starts, so what answers is loaded later."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import functools
+from typing import TYPE_CHECKING, Any
 
 from tensorboard import plugin_util
 from tensorboard.plugins import base_plugin
 
 from gradwatch.tensorboard_plugin.answers import Answer, application
-from gradwatch.tensorboard_plugin.arguments import Arguments
 from gradwatch.tensorboard_plugin.assets import Assets
 from gradwatch.tensorboard_plugin.metadata import PLUGIN_NAME
-from gradwatch.tensorboard_plugin.routes import Routes
-from gradwatch.tensorboard_plugin.store import Source
+
+if TYPE_CHECKING:
+    from gradwatch.tensorboard_plugin.routes import Routes
 
 _ENTRY = "/index.js"
+_WHICH = ("run", "statistic", "optimizer", "rows")
+_SPAN = ("first", "last")
+
+ARGUMENTS: dict[str, tuple[str, ...]] = {
+    "runs": (),
+    "incidents": ("run",),
+    "names": ("run", "optimizer", "rows"),
+    "heatmap": (*_WHICH, "relative", *_SPAN, "row_first", "row_last"),
+    "value": (*_WHICH, "row", "step"),
+    "profile": (*_WHICH, "step", "theme", "compare"),
+    "line": ("run", "layer", "statistic", "optimizer", *_SPAN, "theme", "compare"),
+    "through_time": ("run", "step", "theme"),
+}
+"""What can be asked for, and the arguments that it knows. Each is a method of ``Routes``."""
 
 
 class GradwatchPlugin(base_plugin.TBPlugin):  # type: ignore[misc]  # TensorBoard has no types
@@ -30,7 +44,6 @@ class GradwatchPlugin(base_plugin.TBPlugin):  # type: ignore[misc]  # TensorBoar
     def __init__(self, context: Any) -> None:
         super().__init__(context)
         self._provider = context.data_provider
-        self._routes = Routes()
         self._assets = Assets()
 
     def is_active(self) -> bool:
@@ -43,22 +56,28 @@ class GradwatchPlugin(base_plugin.TBPlugin):  # type: ignore[misc]  # TensorBoar
 
     def get_plugin_apps(self) -> dict[str, Any]:
         """Each route with what answers it."""
-        routes = {f"/{name}": self._data(*route) for name, route in self._routes.table().items()}
         return {
-            **routes,
+            **{f"/{name}": application(functools.partial(self._data, name)) for name in ARGUMENTS},
             _ENTRY: application(lambda request: self._assets.file(_ENTRY[1:], _known(request))),
             "/static/*": application(self._static),
             "/plotly.min.js": application(lambda request: self._assets.plotly(_known(request))),
         }
 
-    def _data(self, answer: Callable[[Source, Arguments], Answer], allowed: tuple[str, ...]) -> Any:
-        def answered(request: Any) -> Answer:
-            arguments = Arguments(list(request.args.items(multi=True)), allowed)
-            environ = request.environ
-            source = Source(self._provider, plugin_util.context(environ), plugin_util.experiment_id(environ))
-            return answer(source, arguments)
+    @functools.cached_property
+    def _routes(self) -> Routes:
+        from gradwatch.tensorboard_plugin.routes import Routes
 
-        return application(answered)
+        return Routes()
+
+    def _data(self, name: str, request: Any) -> Answer:
+        from gradwatch.tensorboard_plugin.arguments import Arguments
+        from gradwatch.tensorboard_plugin.store import Source
+
+        arguments = Arguments(list(request.args.items(multi=True)), ARGUMENTS[name])
+        environ = request.environ
+        source = Source(self._provider, plugin_util.context(environ), plugin_util.experiment_id(environ))
+        answer: Answer = getattr(self._routes, name)(source, arguments)
+        return answer
 
     def _static(self, request: Any) -> Answer:
         return self._assets.file(request.path.partition("/static/")[2], _known(request))

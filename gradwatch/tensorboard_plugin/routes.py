@@ -6,11 +6,13 @@ import math
 from collections.abc import Callable
 from typing import Any, Literal, TypeAlias, cast
 
-from gradwatch.tensorboard_plugin import heatmap, runs
+from gradwatch.tensorboard_plugin import heatmap as pictures
+from gradwatch.tensorboard_plugin import runs as known_runs
 from gradwatch.tensorboard_plugin.answers import Answer, as_json
-from gradwatch.tensorboard_plugin.arguments import Arguments, RefusedError, one_of
+from gradwatch.tensorboard_plugin.arguments import Arguments, one_of
 from gradwatch.tensorboard_plugin.cache import Cache
 from gradwatch.tensorboard_plugin.live import LiveRecording
+from gradwatch.tensorboard_plugin.refused import RefusedError
 from gradwatch.tensorboard_plugin.shortened import Shortened
 from gradwatch.tensorboard_plugin.store import Source
 from gradwatch.tensorboard_plugin.stripes import Stripes, new_cache
@@ -23,62 +25,51 @@ THEMES: tuple[Theme, Theme] = ("light", "dark")
 MAX_ANSWERS = 64 * 2**20
 """Bytes of answers that are kept."""
 
-_WHICH = ("run", "statistic", "optimizer", "rows")
-
 
 class Routes:
     """The answers; keeps what was read and what was said."""
 
     def __init__(self) -> None:
-        self._runs = runs.Runs()
+        self._known = known_runs.Runs()
         self._blocks = new_cache()
-        self._drawn: Cache[heatmap.Picture] = Cache(MAX_ANSWERS, lambda picture: picture.values.nbytes)
+        self._drawn: Cache[pictures.Picture] = Cache(MAX_ANSWERS, lambda picture: picture.values.nbytes)
         self._said: Cache[Answer] = Cache(MAX_ANSWERS, lambda answer: len(answer.body))
 
-    def table(self) -> dict[str, tuple[Callable[[Source, Arguments], Answer], tuple[str, ...]]]:
-        """Each route's function, and the arguments that it knows."""
-        span = ("first", "last")
-        return {
-            "runs": (self._list_runs, ()),
-            "incidents": (self._incidents, ("run",)),
-            "names": (self._names, ("run", "optimizer", "rows")),
-            "heatmap": (self._heatmap, (*_WHICH, "relative", *span, "row_first", "row_last")),
-            "value": (self._value, (*_WHICH, "row", "step")),
-            "profile": (self._profile, (*_WHICH, "step", "theme", "compare")),
-            "line": (self._line, ("run", "layer", "statistic", "optimizer", *span, "theme", "compare")),
-            "through_time": (self._through_time, ("run", "step", "theme")),
-        }
+    def runs(self, source: Source, _arguments: Arguments) -> Answer:
+        """Every run, and how it is."""
+        found = self._known.all(source)
+        return as_json({"runs": [known_runs.entry(run, recording) for run, recording in found.items()]})
 
-    def _list_runs(self, source: Source, _arguments: Arguments) -> Answer:
-        found = self._runs.all(source)
-        return as_json({"runs": [runs.entry(run, recording) for run, recording in found.items()]})
-
-    def _incidents(self, source: Source, arguments: Arguments) -> Answer:
+    def incidents(self, source: Source, arguments: Arguments) -> Answer:
+        """What went wrong, the newest of it."""
         recording = self._run(source, arguments)
-        return self._once(recording, "incidents", (), lambda: runs.incidents(recording))
+        return self._once(recording, "incidents", (), lambda: known_runs.incidents(recording))
 
-    def _names(self, source: Source, arguments: Arguments) -> Answer:
+    def names(self, source: Source, arguments: Arguments) -> Answer:
+        """All rows in depth order."""
         stripes = self._stripes(self._run(source, arguments), arguments)
         return as_json({"names": [] if stripes is None else list(stripes.names)})
 
-    def _heatmap(self, source: Source, arguments: Arguments) -> Answer:
+    def heatmap(self, source: Source, arguments: Arguments) -> Answer:
+        """The picture, or a part of it."""
         recording = self._run(source, arguments)
         first, last = arguments.between("first", "last")
         row_first, row_last = arguments.between("row_first", "row_last")
-        ask = heatmap.Ask(first, last, row_first, row_last, arguments.choice("relative", SWITCH, "0") == "1")
+        ask = pictures.Ask(first, last, row_first, row_last, arguments.choice("relative", SWITCH, "0") == "1")
         stripes = self._stripes(recording, arguments)
         if stripes is None:
-            return as_json(heatmap.nothing("no step has been recorded yet"))
+            return as_json(pictures.nothing("no step has been recorded yet"))
         return self._once(recording, "heatmap", (stripes.key, ask), lambda: self._picture(recording, stripes, ask))
 
-    def _picture(self, recording: LiveRecording, stripes: Stripes, ask: heatmap.Ask) -> dict[str, Any]:
+    def _picture(self, recording: LiveRecording, stripes: Stripes, ask: pictures.Ask) -> dict[str, Any]:
         key = recording.serial, stripes.key, ask.whole
-        whole = self._drawn.get(key, lambda: heatmap.draw(stripes, ask.whole))
-        picture = whole if ask == ask.whole else heatmap.draw(stripes, ask)
-        own = [(number, one) for number, one, _ in runs.shown(recording) if one.optimizer == stripes.optimizer]
-        return heatmap.answer(picture, whole, stripes, ask, own)
+        whole = self._drawn.get(key, lambda: pictures.draw(stripes, ask.whole))
+        picture = whole if ask == ask.whole else pictures.draw(stripes, ask)
+        own = [(number, one) for number, one, _ in known_runs.shown(recording) if one.optimizer == stripes.optimizer]
+        return pictures.answer(picture, whole, stripes, ask, own)
 
-    def _value(self, source: Source, arguments: Arguments) -> Answer:
+    def value(self, source: Source, arguments: Arguments) -> Answer:
+        """One value, exactly."""
         recording, row, step = self._run(source, arguments), arguments.needed("row"), arguments.whole("step")
         if step is None:
             raise RefusedError("step is missing")
@@ -90,7 +81,8 @@ class Routes:
 
     # ---------------------------------------------------------------------------------------------------- the figures
 
-    def _profile(self, source: Source, arguments: Arguments) -> Answer:
+    def profile(self, source: Source, arguments: Arguments) -> Answer:
+        """Figure: a statistic against depth."""
         recording, other = self._run(source, arguments), self._other(source, arguments)
         which, step = self._which(recording, arguments), arguments.whole("step")
         theme = _theme(arguments)
@@ -106,7 +98,8 @@ class Routes:
 
         return self._figure(recording, other, "profile", (tuple(which.values()), step, theme), make)
 
-    def _line(self, source: Source, arguments: Arguments) -> Answer:
+    def line(self, source: Source, arguments: Arguments) -> Answer:
+        """Figure: a layer over the steps."""
         recording, other = self._run(source, arguments), self._other(source, arguments)
         layer, theme = arguments.needed("layer"), _theme(arguments)
         statistic = arguments.choice("statistic", STATISTICS, STATISTICS[0])
@@ -131,7 +124,8 @@ class Routes:
 
         return self._figure(recording, other, "line", (layer, statistic, optimizer, first, last, theme), make)
 
-    def _through_time(self, source: Source, arguments: Arguments) -> Answer:
+    def through_time(self, source: Source, arguments: Arguments) -> Answer:
+        """Figure: the learning signal through time."""
         recording, step = self._run(source, arguments), arguments.whole("step")
         theme = _theme(arguments)
 
@@ -156,11 +150,11 @@ class Routes:
     # -------------------------------------------------------------------------------------------------- the arguments
 
     def _run(self, source: Source, arguments: Arguments) -> LiveRecording:
-        return self._runs.one(source, arguments.needed("run"))
+        return self._known.one(source, arguments.needed("run"))
 
     def _other(self, source: Source, arguments: Arguments) -> LiveRecording | None:
         name = arguments.text("compare")
-        return None if name is None else self._runs.one(source, name)
+        return None if name is None else self._known.one(source, name)
 
     def _optimizer(self, recording: LiveRecording, arguments: Arguments) -> int:
         optimizer = arguments.whole("optimizer")

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import threading
 import time
 from typing import Any
 
 from gradwatch import wording
 from gradwatch.records import Incident
-from gradwatch.tensorboard_plugin.arguments import RefusedError
 from gradwatch.tensorboard_plugin.live import LiveRecording
+from gradwatch.tensorboard_plugin.refused import RefusedError
 from gradwatch.tensorboard_plugin.store import ProviderStore, Shelves, Source
 
 MAX_INCIDENTS, MAX_LAYERS = 500, 50
@@ -66,7 +67,16 @@ class Runs:
 
 
 def entry(run: str, recording: LiveRecording) -> dict[str, Any]:
-    """What the list of runs says of one."""
+    """What the list of runs says of one; a run that cannot be read hides no other."""
+    try:
+        return _entry(run, recording)
+    except Exception:
+        logging.getLogger("gradwatch").exception("gradwatch: the run %s cannot be read", run[:200])
+        nothing = {"last_step": -1, "steps": 0, "optimizers": [], "statistics": [], "incidents": 0, "worst": None}
+        return {"run": run, "state": "unknown", **nothing, "has_through_time": False}
+
+
+def _entry(run: str, recording: LiveRecording) -> dict[str, Any]:
     told = [incident.severity.value for incident, _ in recording.told]
     last = recording.last_step
     return {
