@@ -28,8 +28,8 @@ export async function answer(response, route) {
     if (error instanceof DOMException && error.name === "AbortError") throw error;
     if (response.ok) throw new ServerError(`the server's answer to “${route}” was cut off`);
   }
-  if (!response.ok) {
-    throw new ServerError(data?.error ?? `the server answered “${route}” with HTTP ${response.status}`);
+  if (!response.ok || data?.error !== undefined) {
+    throw new ServerError(String(data?.error ?? `the server answered “${route}” with HTTP ${response.status}`));
   }
   return data;
 }

@@ -14,7 +14,7 @@ const BAR_WIDTH = 12;
 
 /** @param {CanvasRenderingContext2D} context @param {string[]} names @param {number} most @returns {number} room for them */
 export function labelWidth(context, names, most) {
-  context.font = FONT;
+  context.font = BOLD; // the chosen name is
   let widest = 40;
   const stride = Math.max(1, Math.floor(names.length / 400));
   for (let index = 0; index < names.length && widest < most; index += stride) {
@@ -38,21 +38,21 @@ export function drawNames(context, box, view, nameOf, selected, theme) {
   const size = box.height / (view.r1 - view.r0);
   const y = (/** @type {number} */ row) => box.top + (row + 0.5 - view.r0) * size;
   const stride = Math.max(1, Math.ceil(LABEL_HEIGHT / size));
-  const chosen = selected ? Math.floor((selected.from + selected.to - 1) / 2) : -1;
+  const isChosen = (/** @type {number} */ row) => selected !== null && row >= selected.from && row < selected.to;
   context.textAlign = "right";
   context.textBaseline = "middle";
-  const write = (/** @type {number} */ row, /** @type {boolean} */ strong) => {
-    context.font = strong ? BOLD : FONT;
-    context.fillStyle = strong ? ink.accent : ink.muted;
+  const write = (/** @type {number} */ row) => {
+    context.font = isChosen(row) ? BOLD : FONT;
+    context.fillStyle = isChosen(row) ? ink.accent : ink.muted;
     context.fillText(fitted(context, nameOf(row), box.left - 16), box.left - 8, y(row));
   };
-  const first = Math.ceil(view.r0 / stride) * stride;
-  for (let row = first; row < view.r1; row += stride) {
-    if (y(row) < box.top || y(row) > box.top + box.height) continue;
-    if (chosen >= 0 && Math.abs(y(row) - y(chosen)) < LABEL_HEIGHT && inView(chosen, view)) continue;
-    write(row, false);
+  // Where the names are thinned out, the chosen one takes the place of its neighbours.
+  const alone = selected && stride > 1 && inView(selected.from, view) ? selected.from : -1;
+  for (let row = Math.ceil(view.r0 / stride) * stride; row < view.r1; row += stride) {
+    const crowded = alone >= 0 && Math.abs(y(row) - y(alone)) < LABEL_HEIGHT;
+    if (inView(row, view) && !crowded) write(row);
   }
-  if (inView(chosen, view)) write(chosen, true);
+  if (alone >= 0) write(alone);
 }
 
 /** The steps below. */
@@ -87,8 +87,7 @@ export function drawBar(
 ) {
   const ink = INK[theme];
   const colours = ramp(scale.relative, theme);
-  const height = Math.min(box.height, 360);
-  const top = box.top + (box.height - height) / 2;
+  const { height, top } = box;
   for (let y = 0; y < height; y++) {
     context.fillStyle = `rgb(${sample(colours, 1 - (y + 0.5) / height).join(" ")})`;
     context.fillRect(left, top + y, BAR_WIDTH, 1.5);

@@ -3,10 +3,11 @@
 import { copy } from "./clipboard.js";
 import { el } from "./dom.js";
 import { badge } from "./incidents.js";
-import { number, plain, short, stepText, sure, words } from "./words.js";
+import { plain, short, stepText, sure, words } from "./words.js";
 
 const LONGEST_CODE = 1000; // characters, as on the Python side
 const LAYERS_SHOWN = 8;
+const SUPERSEDED = "The run was resumed from an earlier checkpoint since: this step was trained once more.";
 const SAID = 1600; // milliseconds that a button says "copied"
 
 /**
@@ -29,10 +30,16 @@ export function showDetails(host, incident, pickLayer) {
       el("span", { class: "quiet", text: `step ${stepText(incident.step)}` }),
       el("span", { class: "code", text: incident.code }),
     ),
-    el("p", { class: "message", text: plain(incident.message) }),
-    layerChips(incident, pickLayer),
-    el("div", { class: "reasons" }, why(incident), remedies(incident)),
-    unseen(incident) ?? "",
+    el(
+      "div",
+      {},
+      el("p", { class: "message", text: plain(incident.message) }),
+      incident.superseded ? el("p", { class: "quiet", text: SUPERSEDED }) : "",
+      layerChips(incident, pickLayer),
+      why(incident),
+      unseen(incident) ?? "",
+    ),
+    remedies(incident),
   );
 }
 
@@ -51,44 +58,47 @@ function layerChips(incident, pickLayer) {
   return el("div", { class: "chips" }, ...chips);
 }
 
-/** @param {import("./incidents.js").Incident} incident */
-function why({ causes, value, threshold }) {
-  const rows = causes.map((cause) =>
-    el(
-      "li",
-      {},
-      el("strong", { text: words(cause.name) }),
-      " ",
-      confidence(cause.confidence),
-      cause.code && cause.code !== "GW000" && el("span", { class: "code", text: cause.code }),
-      cause.evidence && el("span", { class: "evidence", text: plain(cause.evidence) }),
-    ),
-  );
-  if (!rows.length) rows.push(el("li", { text: "nothing that was measured tells what brought this about" }));
-  const measured = `measured ${number(value)}, held against ${number(threshold)}`;
-  return el("section", {}, el("h4", { text: "Why" }), el("ol", { class: "causes" }, ...rows), el("p", { class: "quiet", text: measured }));
+/** The likeliest cause in full, the others folded. @param {import("./incidents.js").Incident} incident */
+function why({ causes }) {
+  const [first, ...others] = causes;
+  const section = el("section", { class: "why" }, el("h4", { text: "Why" }));
+  if (!first) {
+    section.append(el("p", { text: "nothing that was measured tells what brought this about" }));
+    return section;
+  }
+  section.append(el("div", { class: "cause" }, ...causeHead(first)), evidence(first.evidence));
+  for (const cause of others) {
+    const known = cause.remedies?.length > 0;
+    section.append(
+      el("details", { class: "other" }, el("summary", {}, "or ", ...causeHead(cause)), evidence(cause.evidence), known ? steps(cause.remedies) : ""),
+    );
+  }
+  return section;
+}
+
+/** @param {{name: string, confidence: number, code?: string}} cause */
+function causeHead({ name, confidence, code }) {
+  return [el("strong", { text: words(name) }), confidenceOf(confidence), code && code !== "GW000" ? el("span", { class: "code", text: code }) : ""];
+}
+
+/** @param {string} text */
+function evidence(text) {
+  return text ? el("p", { class: "evidence", text: plain(text) }) : "";
 }
 
 /** @param {number} value 0 to 1 */
-function confidence(value) {
+function confidenceOf(value) {
   const filled = { confident: 3, likely: 2, possible: 1 }[sure(value)];
   const dots = "●".repeat(filled) + "○".repeat(3 - filled);
-  return el("span", { class: `confidence ${sure(value)}`, attributes: { title: `confidence ${Math.round(100 * value)} %` } },
-    el("span", { text: dots, attributes: { "aria-hidden": "true" } }), ` ${sure(value)}`);
+  return el("span", { class: "confidence", attributes: { title: `confidence ${Math.round(100 * value)} %` } },
+    el("span", { text: dots, attributes: { "aria-hidden": "true" } }), ` ${sure(value)} `);
 }
 
-/** The remedies of the likeliest cause in full; those of the others folded. @param {import("./incidents.js").Incident} incident */
+/** The remedies of the likeliest cause that has any. @param {import("./incidents.js").Incident} incident */
 function remedies({ causes }) {
-  const [first, ...others] = causes.filter((cause) => cause.remedies?.length);
-  const section = el("section", {}, el("h4", { text: "What to do" }));
-  if (!first) {
-    section.append(el("p", { class: "quiet", text: "no remedy is known for this" }));
-    return section;
-  }
-  section.append(steps(first.remedies));
-  for (const cause of others) {
-    section.append(el("details", {}, el("summary", { text: `if it is ${words(cause.name)} instead` }), steps(cause.remedies)));
-  }
+  const section = el("section", { class: "what" }, el("h4", { text: "What to do" }));
+  const cause = causes.find(({ remedies: known }) => known?.length);
+  section.append(cause ? steps(cause.remedies) : el("p", { class: "quiet", text: "no remedy is known for this" }));
   return section;
 }
 
@@ -98,8 +108,8 @@ function steps(known) {
     el(
       "li",
       {},
-      el("span", { class: "action", text: plain(action) }),
-      reason && el("span", { class: "evidence", text: plain(reason) }),
+      el("span", { text: plain(action) }),
+      reason && el("span", { class: "quiet", text: `: ${plain(reason)}` }),
       snippet && codeBlock(snippet),
     ),
   ));

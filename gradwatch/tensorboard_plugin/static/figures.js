@@ -31,15 +31,10 @@ export class Figures {
     const step = state.step;
     const at = step === null ? "at the newest step" : `at step ${stepText(step)}`;
     if (layer !== undefined) {
-      this.#line.setTitle(`${short(layer, 60)} over time`);
-      this.#line.show("line", { run: run.run, layer, statistic, optimizer, first, last, compare }, again);
+      this.#line.show(`${short(layer, 60)} over time`, "line", { run: run.run, layer, statistic, optimizer, first, last, compare }, again);
     }
-    this.#profile.setTitle(`over depth, ${at}`);
-    this.#profile.show("profile", { run: run.run, optimizer, statistic, rows, step, compare }, again);
+    this.#profile.show(`over depth, ${at}`, "profile", { run: run.run, optimizer, statistic, rows, step, compare }, again);
     this.#through.element.hidden = !run.has_through_time;
-    if (run.has_through_time) {
-      this.#through.setTitle(`back through time, ${at}`);
-      this.#through.show("through_time", { run: run.run, step }, again);
-    }
+    if (run.has_through_time) this.#through.show(`back through time, ${at}`, "through_time", { run: run.run, step }, again);
   }
 }

@@ -3,6 +3,7 @@
 import { el, say } from "./dom.js";
 import { count, plain, short, stepText, words } from "./words.js";
 
+const GAP = 4; // pixels
 const URGENCY = { error: 0, warning: 1, info: 2 };
 export const MARKS = { error: "✕", warning: "!", info: "i", ok: "✓", wait: "…" };
 
@@ -20,6 +21,7 @@ export const MARKS = { error: "✕", warning: "!", info: "i", ok: "✓", wait: "
  * @property {{what: string, because: string}[]} unavailable
  * @property {number} num_layers
  * @property {number} num_layers_named
+ * @property {boolean} [superseded] a resumed session has trained that step again
  */
 
 /** @param {Incident} incident @returns {string} as the address names it */
@@ -57,7 +59,7 @@ export function verdict(run, incidents, total) {
   const first = foremost(incidents) ?? incidents[0];
   const where = place(first);
   const text = `${words(first.kind)} at step ${stepText(first.step)}${where ? ` in ${where}` : ""}`;
-  const more = total === 1 ? `the only incident in ${steps}` : `${worstFirst(incidents, total)} in ${steps}`;
+  const more = total === 1 ? `the only incident in ${steps}` : `the first of ${worstFirst(incidents, total)} in ${steps}`;
   return { mark: mark(first.severity), text: text[0].toUpperCase() + text.slice(1), more };
 }
 
@@ -84,7 +86,18 @@ export class IncidentList {
     this.#list.hidden = !entries.length;
     const missing = total - incidents.length;
     say(this.#rest, missing > 0 ? `and ${count(missing, "earlier incident")} that this list has no room for` : "");
-    if (focused) this.#buttons.get(focused)?.focus();
+    if (focused) this.#buttons.get(focused)?.focus({ preventScroll: true });
+    this.#reveal(chosen);
+  }
+
+  /** Scrolls the list alone, never the page. @param {Incident | undefined} chosen */
+  #reveal(chosen) {
+    const button = chosen && this.#buttons.get(keyOf(chosen));
+    const host = this.#list.parentElement;
+    if (!button || !host) return;
+    const [inner, outer] = [button.getBoundingClientRect(), host.getBoundingClientRect()];
+    if (inner.bottom > outer.bottom) host.scrollTop += inner.bottom - outer.bottom + GAP;
+    else if (inner.top < outer.top) host.scrollTop += inner.top - outer.top - GAP;
   }
 
   /** @param {Incident} incident @param {boolean} chosen */

@@ -6,9 +6,9 @@
  */
 
 const MODULES = [
-  "address", "api", "axes", "cells", "clipboard", "colours", "controls", "details", "dom", "figure", "figures",
-  "gestures", "grid", "heatmap", "incidents", "layout", "live", "overlay", "page", "paint", "runs", "scale", "store",
-  "theme", "tooltip", "view", "words",
+  "address", "api", "axes", "canvas", "cells", "clipboard", "colours", "controls", "details", "dom", "explorer",
+  "figure", "figures", "gestures", "grid", "heatmap", "incidents", "layout", "live", "overlay", "page", "paint",
+  "rows", "runs", "scale", "store", "theme", "tooltip", "view", "words",
 ];
 
 /** Build the page. */

@@ -3,9 +3,10 @@
 import { INK } from "./colours.js";
 
 const RING = 13; // pixels, at least
-const SMALL_RING = 9;
+const SMALL_RING = 8;
 const MANY = 120;
 const FLAG = 5;
+const TWO_LINES = 8; // pixels of a row from which on both its edges are drawn
 const REACH = 9; // pixels around a ring or a flag that still mean it
 
 /** @typedef {import("./axes.js").Box} Box */
@@ -111,36 +112,40 @@ export function drawRings(context, marks, severities, chosen, theme) {
   }
 }
 
-/** The chosen step and rows. @param {CanvasRenderingContext2D} context @param {Box} box @param {import("./paint.js").Window} view
- * @param {{step: number | null, rows: {from: number, to: number} | null}} selected @param {"light" | "dark"} theme */
-export function drawSelection(context, box, view, selected, theme) {
+/**
+ * The chosen step and rows; the lines leave out what is ringed, for that is what somebody wants to see.
+ *
+ * @param {CanvasRenderingContext2D} context
+ * @param {Box} box
+ * @param {import("./paint.js").Window} view
+ * @param {{step: number | null, rows: {from: number, to: number} | null}} selected
+ * @param {Mark[]} around the rings of the chosen incident
+ * @param {"light" | "dark"} theme
+ */
+export function drawSelection(context, box, view, selected, around, theme) {
   const ink = INK[theme];
   const bottom = box.top + box.height;
-  if (selected.step !== null && selected.step >= view.s0 && selected.step < view.s1) {
-    const at = Math.round(x(selected.step + 0.5, view, box)) + 0.5;
-    dashed(context, ink, () => {
-      context.moveTo(at, box.top);
-      context.lineTo(at, bottom);
-    });
-    context.fillStyle = ink.accent;
-    context.beginPath();
-    context.moveTo(at, bottom + 1);
-    context.lineTo(at - 5, bottom + 7);
-    context.lineTo(at + 5, bottom + 7);
-    context.fill();
-  }
+  context.save();
+  context.beginPath();
+  context.rect(0, 0, box.left + box.width + 2 * RING, bottom + 2 * RING);
+  for (const { left, top, right, bottom: low } of around) context.rect(left, top, right - left, low - top);
+  context.clip("evenodd");
   if (selected.rows) {
     const [from, to] = [Math.max(view.r0, selected.rows.from), Math.min(view.r1, selected.rows.to)];
-    if (to <= from) return;
     const [high, low] = [y(from, view, box), y(to, view, box)];
-    const middle = (high + low) / 2;
-    dashed(context, ink, () => {
-      for (const edge of low - high >= 8 ? [high, low] : [middle]) {
-        context.moveTo(box.left, Math.round(edge) + 0.5);
-        context.lineTo(box.left + box.width, Math.round(edge) + 0.5);
-      }
-    });
+    const edges = low - high >= TWO_LINES ? [high, low] : [(high + low) / 2];
+    for (const edge of to > from ? edges : []) {
+      const at = Math.round(edge) + 0.5;
+      dashed(context, ink, [box.left, at, box.left + box.width, at]);
+    }
   }
+  const inView = selected.step !== null && selected.step >= view.s0 && selected.step < view.s1;
+  if (inView) {
+    const at = Math.round(x(selected.step + 0.5, view, box)) + 0.5;
+    dashed(context, ink, [at, box.top, at, bottom]);
+  }
+  context.restore();
+  if (inView) pointer(context, ink, x(selected.step + 0.5, view, box), bottom);
 }
 
 /** A cell, or the box that is being dragged. @param {CanvasRenderingContext2D} context @param {Mark} mark @param {"light" | "dark"} theme @param {boolean} filled */
@@ -168,17 +173,28 @@ export function y(row, view, box) {
   return box.top + ((row - view.r0) / (view.r1 - view.r0)) * box.height;
 }
 
-/** A line that shows on every colour. @param {CanvasRenderingContext2D} context @param {import("./colours.js").Ink} ink @param {() => void} trace */
-function dashed(context, ink, trace) {
-  for (const [colour, width, dash] of [[`${ink.halo}99`, 2.5, []], [ink.ring, 1, [5, 3]]]) {
+/** A line that shows on every colour. @param {CanvasRenderingContext2D} context @param {import("./colours.js").Ink} ink @param {number[]} line from x, y to x, y */
+function dashed(context, ink, [x0, y0, x1, y1]) {
+  for (const [colour, width, dash] of [[`${ink.halo}80`, 2, []], [ink.ring, 1, [5, 4]]]) {
     context.beginPath();
-    trace();
+    context.moveTo(x0, y0);
+    context.lineTo(x1, y1);
     context.strokeStyle = colour;
     context.lineWidth = width;
     context.setLineDash(dash);
     context.stroke();
   }
   context.setLineDash([]);
+}
+
+/** Below the cells, at the chosen step. @param {CanvasRenderingContext2D} context @param {import("./colours.js").Ink} ink @param {number} at @param {number} bottom */
+function pointer(context, ink, at, bottom) {
+  context.fillStyle = ink.accent;
+  context.beginPath();
+  context.moveTo(at, bottom + 1);
+  context.lineTo(at - FLAG, bottom + 7);
+  context.lineTo(at + FLAG, bottom + 7);
+  context.fill();
 }
 
 /** @returns {[number, number]} at least `least` wide, around the same middle */

@@ -241,6 +241,7 @@ class Page {
     this.#showControls();
     if (!run) return;
     say(this.#parts.state, stateText(run));
+    say(this.#parts.follow, run.state === "finished" ? "newest step" : "follow newest");
     this.#parts.state.className = `state ${run.state}`;
   }
 
