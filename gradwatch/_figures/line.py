@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,7 @@ from gradwatch._figures.style import (
     text,
 )
 from gradwatch._sources.protocol import Recording
+from gradwatch._sources.tables import module_of, module_rows
 from gradwatch.errors import ArgumentValueError
 from gradwatch.records import Incident, Severity
 
@@ -127,16 +128,18 @@ def layer_line(
 def _curve(
     recording: Recording, layer: str, statistic: str, optimizer: int, *, first: int | None, last: int | None
 ) -> _Curve | None:
-    for rows in ("parameters", "modules"):
-        table = rows_of(recording, statistic, optimizer, rows, first=first, last=last)
-        if layer in table.names:
-            column = table.names.index(layer)
-            bad = nonfinite(recording, table, optimizer, rows)[:, column]
-            values = np.where(bad, np.nan, table.values[:, column].astype(np.float64))
-            usual, limit = _baseline(values)
-            run = scalars(recording, optimizer, first=first, last=last)
-            return _Curve(layer, table.steps, values, bad, usual, limit, run.at(table.steps))
-    return None
+    whole = rows_of(recording, statistic, optimizer, "parameters", first=first, last=last)
+    columns = [column for column, name in enumerate(whole.names) if name == layer]
+    columns = columns or [column for column, name in enumerate(whole.names) if module_of(name) == layer]
+    if not columns:
+        return None
+    own = replace(whole, names=tuple(whole.names[column] for column in columns), values=whole.values[:, columns])
+    bad: NDArray[np.bool_] = np.logical_or.reduce(nonfinite(recording, own, optimizer, "parameters"), axis=1)
+    values = own.values if len(columns) == 1 else module_rows(own).values
+    curve = np.where(bad, np.nan, values[:, 0].astype(np.float64))
+    usual, limit = _baseline(curve)
+    run = scalars(recording, optimizer, first=first, last=last)
+    return _Curve(layer, own.steps, curve, bad, usual, limit, run.at(own.steps))
 
 
 def _baseline(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -158,13 +158,8 @@ class PackedRecording:
         """The segments of one statistic of one session, as far as they can be read."""
         for tag in self._tags(session, optimizer, statistic):
             steps, values = self._store.numbers(tag)
-            names = self._names(tag)
-            if names is None or values.ndim != 2 or values.shape[1] != len(names):  # noqa: PLR2004
-                names = self._names_of_width(values.shape[-1] if values.ndim == 2 else -1, optimizer)  # noqa: PLR2004
-            if names is None:
-                self._skip(f"{tag}: the names of its layers are missing")
-                continue
-            yield Part(names, steps, values)
+            if values.ndim == 2:  # noqa: PLR2004
+                yield Part(self._names_for(tag, statistic, optimizer, values.shape[1]), steps, values)
 
     def through_time(self, step: int | None = None) -> tuple[tuple[int, TimeProfile], ...]:
         """The learning signal through time at the last sampled step up to ``step``."""
@@ -211,12 +206,17 @@ class PackedRecording:
             return None
         return tuple(map(str, layers)) if isinstance(layers, list) else None
 
-    def _names_of_width(self, width: int, optimizer: int) -> tuple[str, ...] | None:
-        """The layers of another tag of the optimizer, where the first event of this one is lost."""
-        if width == len(metadata.SCALARS):
-            return metadata.SCALARS
-        names = self.names(optimizer)
-        return names if len(names) == width else None
+    def _names_for(self, tag: str, statistic: str, optimizer: int, width: int) -> tuple[str, ...]:
+        """The names of a tag's columns; where its first event is lost, those of another tag, else numbers."""
+        names = self._names(tag)
+        if names is not None and len(names) == width:
+            return names
+        if statistic == "scalars":
+            return metadata.SCALARS[:width]
+        if len(others := self.names(optimizer)) == width:
+            return others
+        self._skip(f"{tag}: the names of its layers are lost, so that they are numbered")
+        return tuple(f"layer {index}" for index in range(width))
 
     def _first_step(self, session: str) -> int | None:
         firsts = []
