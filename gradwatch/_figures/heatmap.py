@@ -15,12 +15,12 @@ from gradwatch._figures.style import (
     NONFINITE,
     ORANGE,
     RED,
-    THEMES,
     TIMES,
     ZERO,
     Spec,
     Theme,
     axis,
+    colours_of,
     layout,
     numbers,
     short,
@@ -139,7 +139,7 @@ def _cells(grid: _Grid, statistic: str, theme: Theme, *, relative: bool) -> Spec
     if relative:
         high = min(_MAX_DECADES, max(1.0, -low, high))
         low = -high
-        middle = THEMES[theme].plot
+        middle = colours_of(theme).plot
         scale = [[0, _COLD], [0.5, middle], [1, _HOT]]
     else:
         high = max(high, low + 1)

@@ -18,11 +18,11 @@ from gradwatch._figures.style import (
     ORANGE,
     RED,
     TEAL,
-    THEMES,
     VIOLET,
     Spec,
     Theme,
     axis,
+    colours_of,
     digits,
     layout,
     log_axis,
@@ -257,7 +257,7 @@ def _flags(incidents: Sequence[Incident], curve: _Curve, theme: Theme) -> tuple[
                 "showarrow": False,
                 "text": text(wording.title(incident), 30),
                 "hovertext": text(wording.headline(incident)),
-                "font": {"size": 11, "color": colour if is_own else THEMES[theme].soft},
+                "font": {"size": 11, "color": colour if is_own else colours_of(theme).soft},
             }
         )
     return shapes, labels

@@ -56,6 +56,18 @@ THEMES: dict[str, Colours] = {
 }
 
 
+def colours_of(theme: Theme) -> Colours:
+    """A theme's colours.
+
+    Raises:
+        ArgumentValueError: There is no such theme.
+    """
+    try:
+        return THEMES[theme]
+    except (KeyError, TypeError):
+        raise ArgumentValueError("theme", theme, "light or dark") from None
+
+
 def text(name: str, limit: int = _NAME_LIMIT) -> str:
     """A text from outside: on one line, and nothing in it is markup to plotly, which renders HTML and formats."""
     return html.escape(wording.plain(name, limit), quote=False).replace("%{", "%&#123;").replace("$", "&#36;")
@@ -76,10 +88,7 @@ def layout(theme: Theme, title: str, subtitle: str = "", *, height: int = 420, h
         height: Pixels.
         has_legend: Whether room is kept for a legend between the heading and the plot.
     """
-    try:
-        colours = THEMES[theme]
-    except (KeyError, TypeError):
-        raise ArgumentValueError("theme", theme, "light or dark") from None
+    colours = colours_of(theme)
     lines = wrapped(title)
     top = 26 + 20 * len(lines) + (20 if subtitle else 0) + (26 if has_legend else 0)
     heading: Spec = {
@@ -123,7 +132,7 @@ def layout(theme: Theme, title: str, subtitle: str = "", *, height: int = 420, h
 
 def axis(theme: Theme, title: str = "", **more: Any) -> Spec:
     """An axis in the theme's colours."""
-    colours = THEMES[theme]
+    colours = colours_of(theme)
     font = {"size": 12, "color": colours.soft}
     label: Spec = {"title": {"text": title, "standoff": 10, "font": font}} if title else {}
     return {
