@@ -65,8 +65,8 @@ def edges(count: int, max_bins: int) -> Int64Array:
 
 def highest(values: NDArray[Number], size: int) -> NDArray[Number]:
     """The highest of every ``size`` rows ``[ceil(T / size), ...]``; NaN only where all are NaN."""
-    if size <= 1 or not len(values):
-        return values
+    if size <= 1 or not values.size:
+        return values[:: max(1, size)]
     whole = len(values) // size * size
     parts: list[Any] = [np.fmax.reduce(values[:whole].reshape(-1, size, *values.shape[1:]), axis=1)]
     if whole < len(values):
