@@ -128,6 +128,8 @@ FLOORS: dict[int, set[str]] = {
     },
     7: {
         "recording",
+        "_notebook",
+        "_report.story",
         "tensorboard_plugin.heatmap",
         "tensorboard_plugin.shortened",
         "_judges",
@@ -146,7 +148,7 @@ FLOORS: dict[int, set[str]] = {
         "_tracks",
         "tensorboard_plugin.routes",
     },
-    9: {"_monitor", "tensorboard_plugin.plugin"},
+    9: {"_monitor", "_report.page", "tensorboard_plugin.plugin"},
     10: {"_readout", "tensorboard_plugin.loader"},
     11: {"_context", "lightning"},
     12: {"_demo", "_commands.explain", "_commands.replay", "_commands.report", "_commands.diff"},
