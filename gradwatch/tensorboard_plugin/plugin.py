@@ -58,7 +58,7 @@ class GradwatchPlugin(base_plugin.TBPlugin):  # type: ignore[misc]  # TensorBoar
         """Each route with what answers it."""
         return {
             **{f"/{name}": application(functools.partial(self._data, name)) for name in ARGUMENTS},
-            _ENTRY: application(lambda request: self._assets.file(_ENTRY[1:], _known(request))),
+            _ENTRY: application(lambda request: self._assets.entry(_known(request))),
             "/static/*": application(self._static),
             "/plotly.min.js": application(lambda request: self._assets.plotly(_known(request))),
         }

@@ -297,9 +297,24 @@ def test_files_are_served_as_what_they_are(any_board):
         assert headers["X-Content-Type-Options"] == "nosniff"
         assert headers["Content-Encoding"] == "gzip"
         assert len(body) == int(headers["Content-Length"])
+        assert headers["Cache-Control"] == "private, no-cache"
         again = any_board.ask(f"{PLUGIN}/{path}", headers={"If-None-Match": headers["ETag"]})
         assert again[:2] == (304, b"")
     assert b"plotly.js v" in any_board.ask(f"{PLUGIN}/plotly.min.js")[1][:2000]
+
+
+def test_files_of_a_version_are_kept_by_the_browser(any_board):
+    """The entry names the other files with their version: these the browser keeps, of another version it does not."""
+    entry = any_board.ask(f"{PLUGIN}/index.js")[1].decode()
+    versions = set(re.findall(r"\./static/([0-9a-f]{16})/", entry))
+    assert len(versions) == 1
+    assert len(re.findall(r"\./static/", entry)) == len(re.findall(r"\./static/[0-9a-f]{16}/", entry))
+    plain = any_board.ask(f"{PLUGIN}/static/page.js")
+    for version, kept in ((versions.pop(), True), ("0123456789abcdef", False)):
+        status, body, headers = any_board.ask(f"{PLUGIN}/static/{version}/page.js")
+        assert (status, body) == (200, plain[1])
+        assert ("immutable" in headers["Cache-Control"]) == kept
+        assert any_board.ask(f"{PLUGIN}/static/{version}/../plugin.py")[0] == 404
 
 
 def test_answers_are_packed_where_it_pays(any_board):
