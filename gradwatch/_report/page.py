@@ -22,6 +22,7 @@ from gradwatch.errors import ArgumentValueError
 from gradwatch.records import Cause, Incident, LayerSummary
 
 MAX_INCIDENTS = 30
+MAX_LISTED = 8
 MAX_LINES = 6
 MAX_OPTIMIZERS = 4
 _MAX_ROWS = 30
@@ -127,11 +128,23 @@ def _header(story: Story) -> str:
     ]
     if story.is_complete:
         pills.append(("cost", wording.cost(summary)))
+    listed = _timeline(summary.incidents) if len(summary.incidents) > 1 else ""
     shown = "".join(f"<li>{label} <b>{_text(value)}</b></li>" for label, value in pills)
     return (
         f'<header class="{tone}"><div class="eyebrow">{_text(eyebrow)}</div><h1>{_text(title)}</h1>'
-        f'<p class="lead">{_text(lead)}</p>{first}<ul class="pills">{shown}</ul></header>'
+        f'<p class="lead">{_text(lead)}</p>{first}{listed}<ul class="pills">{shown}</ul></header>'
     )
+
+
+def _timeline(incidents: Sequence[Incident]) -> str:
+    """All of them in a line each, to jump to."""
+    items = "".join(
+        f'<li class="{_text(str(incident.severity))}"><a href="#incident-{number}">step {incident.step:,}</a> '
+        f"<b>{_text(wording.title(incident))}</b> {_text(wording.where(incident.layers, incident.num_layers))}</li>"
+        for number, incident in enumerate(incidents[:MAX_LISTED])
+    )
+    more = len(incidents) - MAX_LISTED
+    return f'<ul class="timeline">{items}{f"<li>and {more:,} more</li>" if more > 0 else ""}</ul>'
 
 
 def _incidents(recording: Recording, story: Story, drawn: _Figures) -> str:
@@ -140,24 +153,25 @@ def _incidents(recording: Recording, story: Story, drawn: _Figures) -> str:
         return ""
     lines: dict[tuple[int, str], str] = {}
     articles = []
-    for incident in incidents[:MAX_INCIDENTS]:
+    for number, incident in enumerate(incidents[:MAX_INCIDENTS]):
         figure = ""
         key = (incident.optimizer, incident.layers[0]) if incident.layers else None
         if key is not None and key not in lines and len(lines) < MAX_LINES:
             figure = lines[key] = _line(recording, incident, drawn)
-        articles.append(_incident(incident, figure))
+        articles.append(_incident(number, incident, figure))
     more = len(incidents) - MAX_INCIDENTS
     left_out = f'<p class="soft">{wording.count(more, "more incident")}, as <code>--json</code> lists them.</p>'
     return f"<section><h2>What happened</h2>{''.join(articles)}{left_out if more > 0 else ''}</section>"
 
 
-def _incident(incident: Incident, figure: str) -> str:
+def _incident(number: int, incident: Incident, figure: str) -> str:
     rows = [("why" if rank == 0 else "or", _text(wording.because(cause))) for rank, cause in enumerate(incident.causes)]
     rows += [("try", _remedies(cause)) for cause in incident.causes[:1] if cause.remedies]
     rows += [("could not see", _text(wording.gap(gap))) for gap in incident.unavailable]
     listed = "".join(f"<dt>{label}</dt><dd>{content}</dd>" for label, content in rows)
+    severity = _text(str(incident.severity))
     return (
-        f'<article class="{_text(str(incident.severity))}"><h3><span class="tag">{_text(str(incident.severity))}</span>'
+        f'<article id="incident-{number}" class="{severity}"><h3><span class="tag">{severity}</span>'
         f"{_text(wording.headline(incident))}</h3><p>{_text(incident.message)}</p><dl>{listed}</dl>{figure}</article>"
     )
 
