@@ -21,7 +21,7 @@ const FLAGS_ABOVE = 16; // pixels above the cells that still belong to them
  * @property {() => {step: number, row: number} | null} selected
  * @property {(view: import("./paint.js").Window) => void} look
  * @property {() => void} redraw what lies over the cells
- * @property {(picked: {step: number, layer: string, incident: number | null}) => void} pick
+ * @property {(picked: {step: number, layer: string | null, incident: number | null}) => void} pick
  * @property {() => void} hint
  */
 
@@ -192,7 +192,7 @@ export class Explorer {
     const [incident, found] = [this.#markAt(px, py), this.#cellAt(place)];
     if (incident === null && !found) return;
     const step = found ? this.#stepOf(place, found.grid, found.col) : Math.max(0, Math.floor(place.step));
-    this.#surface.pick({ step, layer: found ? this.#surface.nameOf(Math.floor(place.row)) : "", incident });
+    this.#surface.pick({ step, layer: found ? this.#surface.nameOf(Math.floor(place.row)) : null, incident });
   }
 
   /** @param {{left: number, top: number, right: number, bottom: number}} dragged @param {"both" | "steps" | "rows"} along */

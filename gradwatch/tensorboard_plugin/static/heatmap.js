@@ -25,7 +25,7 @@ const RINGED_AROUND = 8;
 
 /**
  * @typedef {object} Events
- * @property {(picked: {step: number, layer: string, incident: number | null}) => void} pick
+ * @property {(picked: {step: number, layer: string | null, incident: number | null}) => void} pick
  * @property {(range: import("./cells.js").Range | null) => void} zoom null: everything
  * @property {() => void} drawn after the first picture of a source
  * @property {(error: unknown) => void} failed

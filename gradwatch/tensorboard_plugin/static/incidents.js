@@ -1,7 +1,7 @@
 /** The verdict and the list of incidents. */
 
 import { el, say } from "./dom.js";
-import { count, plain, short, stepText, words } from "./words.js";
+import { count, plain, stepText, words } from "./words.js";
 
 const GAP = 4; // pixels
 const URGENCY = { error: 0, warning: 1, info: 2 };
@@ -21,12 +21,20 @@ export const MARKS = { error: "✕", warning: "!", info: "i", ok: "✓", wait: "
  * @property {{what: string, because: string}[]} unavailable
  * @property {number} num_layers
  * @property {number} num_layers_named
+ * @property {string} key
  * @property {boolean} [superseded] a resumed session has trained that step again
  */
 
-/** @param {Incident} incident @returns {string} as the address names it */
-export function keyOf({ code, step }) {
-  return `${code}@${step}`;
+/** @param {Omit<Incident, "key">[]} incidents @returns {Incident[]} each with the key that the address names it by */
+export function keyed(incidents) {
+  /** @type {Map<string, number>} */
+  const seen = new Map();
+  return incidents.map((incident) => {
+    const name = `${incident.code}@${incident.step}`;
+    const number = seen.get(name) ?? 0;
+    seen.set(name, number + 1);
+    return { ...incident, key: number ? `${name}.${number}` : name };
+  });
 }
 
 /** @param {Incident[]} incidents @returns {Incident | undefined} what to look at first: the earliest of the worst */
@@ -92,7 +100,7 @@ export class IncidentList {
 
   /** Scrolls the list alone, never the page. @param {Incident | undefined} chosen */
   #reveal(chosen) {
-    const button = chosen && this.#buttons.get(keyOf(chosen));
+    const button = chosen && this.#buttons.get(chosen.key);
     const host = this.#list.parentElement;
     if (!button || !host) return;
     const [inner, outer] = [button.getBoundingClientRect(), host.getBoundingClientRect()];
@@ -114,10 +122,10 @@ export class IncidentList {
       el("span", { class: "incident-kind", text: words(incident.kind) }),
       el("span", { class: "incident-step", text: `step ${stepText(incident.step)}` }),
       el("span", { class: "incident-code", text: incident.code }),
-      el("span", { class: "incident-where", text: short(layers, 120) }),
+      el("span", { class: "incident-where", text: plain(layers, 160) }),
       el("span", { class: "incident-line", text: plain(incident.message, 200) }),
     );
-    this.#buttons.set(keyOf(incident), button);
+    this.#buttons.set(incident.key, button);
     return el("li", {}, button);
   }
 }

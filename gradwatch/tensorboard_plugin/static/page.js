@@ -7,7 +7,7 @@ import { showDetails } from "./details.js";
 import { debounced, el, say } from "./dom.js";
 import { Figures } from "./figures.js";
 import { HeatMap } from "./heatmap.js";
-import { IncidentList, MARKS, foremost, keyOf, verdict } from "./incidents.js";
+import { IncidentList, MARKS, foremost, keyed, verdict } from "./incidents.js";
 import { build } from "./layout.js";
 import { keepAsking } from "./live.js";
 import { RunSelector, foremostRun, stateText } from "./runs.js";
@@ -31,6 +31,7 @@ class Page {
   /** @type {string[]} */ #names = [];
   #total = 0;
   #drawn = false;
+  #notice = "";
 
   /** @param {HTMLElement} body */
   constructor(body) {
@@ -57,7 +58,7 @@ class Page {
   }
 
   get #chosen() {
-    return this.#incidents.find((incident) => keyOf(incident) === this.#store.state.incident);
+    return this.#incidents.find((incident) => incident.key === this.#store.state.incident);
   }
 
   /** @param {Promise<Response>} runs */
@@ -77,7 +78,8 @@ class Page {
     const known = (/** @type {string | null} */ name) => this.#runs.some((one) => one.run === name);
     this.#showEmpty();
     if (!this.#runs.length) return;
-    if (run !== null && !known(run)) say(this.#parts.trouble, `there is no run “${short(run)}” here; another one is shown`);
+    this.#notice = run === null || known(run) ? "" : `there is no run “${short(run)}” here; another one is shown`;
+    say(this.#parts.trouble, this.#notice);
     const shown = known(run) ? run : (foremostRun(this.#runs)?.run ?? null);
     const change = { run: shown, compare: compare !== shown && known(compare) ? compare : null };
     if (shown === run) this.#store.set(change);
@@ -92,6 +94,7 @@ class Page {
     const found = this.#loadIncidents();
     this.#showRun();
     this.#map.setRange(range(state));
+    this.#map.select(state.step, state.layer);
     await Promise.all([this.#map.open(source(state)), found]);
     this.#openSecond();
     this.#loadNames();
@@ -103,7 +106,7 @@ class Page {
     await this.#careful(async () => {
       const found = await get("incidents", { run });
       if (run !== this.#store.state.run) return;
-      this.#incidents = found.incidents;
+      this.#incidents = keyed(found.incidents);
       this.#total = found.total;
       this.#showSkipped(found.skipped ?? []);
       this.#chooseFirst();
@@ -189,6 +192,7 @@ class Page {
 
   /** @param {string} run */
   #pickRun(run) {
+    this.#notice = "";
     this.#incidents = [];
     this.#total = 0;
     const { compare, statistic } = this.#store.state;
@@ -201,14 +205,14 @@ class Page {
 
   /** @param {import("./incidents.js").Incident} incident @param {boolean} folds whether a second press folds it */
   #pickIncident(incident, folds) {
-    if (folds && this.#chosen === incident) {
+    if (folds && this.#chosen?.key === incident.key) {
       this.#store.set({ incident: "" });
       return;
     }
     const layer = incident.layers[0] ?? this.#store.state.layer;
     const { optimizers = [0] } = this.#run ?? {};
     const optimizer = optimizers.includes(incident.optimizer) ? incident.optimizer : this.#store.state.optimizer;
-    this.#store.set({ incident: keyOf(incident), step: incident.step, layer, optimizer });
+    this.#store.set({ incident: incident.key, step: incident.step, layer, optimizer });
     this.#map.reveal(incident.step, layer);
   }
 
@@ -299,7 +303,7 @@ class Page {
       pick: ({ step, layer, incident }) => {
         const ringed = incident === null ? undefined : this.#incidents[incident];
         if (ringed) this.#pickIncident(ringed, false);
-        else this.#store.set({ step, layer: layer || this.#store.state.layer });
+        else this.#store.set({ step, layer: layer ?? this.#store.state.layer });
       },
       drawn: () => this.#firstPicture(),
       failed: (error) => this.#tell(error),
@@ -328,7 +332,7 @@ class Page {
     } catch (error) {
       return this.#tell(error);
     }
-    say(this.#parts.trouble, "");
+    say(this.#parts.trouble, this.#notice);
     return true;
   }
 

@@ -14,9 +14,9 @@ export function plain(text, limit = 1000) {
 export function short(text, limit = 48) {
   if (text.length > limit) {
     const tail = Math.floor((limit * 2) / 3);
-    return plain(`${text.slice(0, limit - tail - 1)}…${text.slice(-tail)}`, limit);
+    text = `${text.slice(0, limit - tail - 1)}…${text.slice(-tail)}`;
   }
-  return plain(text, limit);
+  return plain(text, limit) || "(no name)";
 }
 
 /** @param {number | string | null} value also the words nan and inf @returns {string} `0.262`, `40,000`, `3.2e-12` */
@@ -30,7 +30,7 @@ export function number(value) {
   if (size === 0) return "0";
   if (size < 1e-3 || size >= 1e5) {
     if (Number.isInteger(value) && size < 1e8) return value.toLocaleString("en-US");
-    return value.toExponential(2).replace("e+", "e");
+    return Number(value.toPrecision(3)).toExponential().replace("e+", "e");
   }
   if (size >= 1000) return Math.round(value).toLocaleString("en-US");
   return String(Number(value.toPrecision(3)));
