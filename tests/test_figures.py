@@ -16,7 +16,7 @@ import torch
 
 import gradwatch
 from gradwatch import figures
-from gradwatch._figures.line import _baseline
+from gradwatch._figures.curve import baseline
 from gradwatch._figures.series import MAX_POINTS, thinned
 from gradwatch._figures.style import TIMES
 from gradwatch.errors import ArgumentValueError
@@ -197,7 +197,7 @@ def test_the_baseline_knows_no_future():
     """What is usual at a step is what was usual before it: a jump is not in its own baseline."""
     values = np.ones(100)
     values[60:] = 1e3
-    usual, limit = _baseline(values)
+    usual, limit = baseline(values)
     assert np.isnan(usual[:10]).all()
     assert usual[60] == pytest.approx(1.0)
     assert limit[60] < 1e3

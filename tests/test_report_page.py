@@ -10,7 +10,7 @@ import pytest
 import recordings
 
 from gradwatch._cli import main
-from gradwatch._report import page as page_module
+from gradwatch._report import embedded
 
 CHROMIUM = Path("/usr/bin/chromium")
 
@@ -169,10 +169,10 @@ def test_scripts_that_are_not_ours_may_not_run(pages, opened, tmp_path):
 
 def test_the_page_is_one_file_of_sensible_size(pages):
     """Nothing outside is referred to, and all but plotly.js is under 300 kB."""
-    plotly = len(page_module._plotly())
+    plotly = len(embedded.plotly())
     for file in pages.glob("*.html"):
         whole = file.read_text()
-        own = whole.replace(page_module._plotly(), "")
+        own = whole.replace(embedded.plotly(), "")
         assert len(own) < 300_000
         assert len(whole) < plotly + 300_000
         assert not re.search(r"""(src|href)\s*=\s*["']?https?:""", own)
@@ -196,7 +196,7 @@ def test_a_large_run_makes_no_large_page(tmp_path):
         for step in range(3000)
     ]
     recording = MemoryRecording(records)
-    assert len(page(recording, story(recording, "large"))) < len(page_module._plotly()) + 3_000_000
+    assert len(page(recording, story(recording, "large"))) < len(embedded.plotly()) + 3_000_000
 
 
 def test_a_page_that_cannot_be_written_says_so(pages, tmp_path, capsys):

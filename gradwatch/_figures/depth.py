@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradwatch import wording
-from gradwatch._depth import FADE, DepthProfiles, Profile
-from gradwatch._figures.series import NAMES, nonfinite, row_of, rows_of, worst_incident
+from gradwatch._depth import Profile
+from gradwatch._figures.fit import HEALTHY, MIN_FITTED, fitted, growth, judged, row_at
+from gradwatch._figures.series import NAMES, nonfinite, row_of, worst_incident
 from gradwatch._figures.style import (
     BAND,
     BLUE,
@@ -31,13 +32,8 @@ from gradwatch._figures.style import (
 )
 from gradwatch._sources.protocol import Recording
 from gradwatch._sources.tables import Table
-from gradwatch.records import Layer, StepRecord
-
-HEALTHY = 1.0
-"""Decades from the first layer to the last within which healthy networks stay."""
 
 _MAX_LABELS = 28
-_MIN_FITTED = 3
 
 
 def depth_profile(
@@ -69,15 +65,15 @@ def depth_profile(
     """
     if step is None and (worst := worst_incident(i for i in recording.incidents if i.optimizer == optimizer)):
         step = worst.step
-    table = _row(recording, statistic, optimizer, rows, step)
+    table = row_at(recording, statistic, optimizer, rows, step)
     if table is None:
         spec = layout(theme, "Nothing was recorded up to this step" if step is not None else "Nothing was recorded")
         return {"data": [], "layout": spec | {"xaxis": axis(theme), "yaxis": axis(theme)}}
     values = table.values[0].astype(np.float64)
     bad = nonfinite(recording, table, optimizer, rows)[0]
     profile = fitted(recording, optimizer, int(table.steps[0])) if statistic == "grad_norm" else None
-    other = None if compare is None else _row(compare, statistic, optimizer, rows, step)
-    before = _row(recording, statistic, optimizer, rows, int(table.steps[0]) - 1) if bad.any() else None
+    other = None if compare is None else row_at(compare, statistic, optimizer, rows, step)
+    before = row_at(recording, statistic, optimizer, rows, int(table.steps[0]) - 1) if bad.any() else None
     heights = [values, *(row.values[0].astype(np.float64) for row in (other, before) if row is not None)]
     yaxis, floor, ceiling = log_axis(theme, NAMES[statistic], heights)
     data = _healthy(table, profile, bad) if profile is not None else []
@@ -102,55 +98,6 @@ def depth_profile(
     )
     spec["yaxis"] = yaxis
     return {"data": data, "layout": spec}
-
-
-def fitted(recording: Recording, optimizer: int, step: int) -> Profile | None:
-    """The depth profile of a step as the detectors see it; None where too few layers have a gradient."""
-    table = _row(recording, "grad_norm", optimizer, "parameters", step)
-    if table is None:
-        return None
-    known = {layer.name: layer for layer in recording.layers(optimizer)}
-    layers = tuple(_shaped(known.get(name), name) for name in table.names)
-    norm = table.values[0].astype(np.float64)
-    bad = nonfinite(recording, table, optimizer, "parameters")[0]
-    record = StepRecord(step, optimizer, layers, norm, bad.astype(np.int64), math.nan, math.nan)
-    if bad.any() or not np.isfinite(norm).any():
-        return None
-    profile = DepthProfiles().of(record)
-    alive = int((profile.level > -math.inf).sum())
-    return profile if alive >= _MIN_FITTED else None
-
-
-def growth(profile: Profile) -> float:
-    """By what the gradient is multiplied from one layer to the one before it."""
-    alive = int((profile.level > -math.inf).sum())
-    return float(10 ** -(profile.fade / max(1, alive - 1)))
-
-
-def judged(profile: Profile) -> str:
-    """The profile in words: ``"vanishing"``, ``"fading"``, ``"healthy"``, ``"growing"``, ``"exploding"``."""
-    if abs(profile.fade) < HEALTHY:
-        return "healthy"
-    if profile.fade > 0:
-        return "vanishing" if profile.fade >= FADE else "fading"
-    return "exploding" if profile.fade <= -FADE else "growing"
-
-
-def _shaped(layer: Layer | None, name: str) -> Layer:
-    """A layer with a shape: an early log does not tell them, and then names have to do."""
-    if layer is not None and layer.shape:
-        return layer
-    module, _, own = name.rpartition(".")
-    return Layer(name, module, "" if layer is None else layer.module_type, (1,) if "bias" in own else (1, 1))
-
-
-def _row(recording: Recording, statistic: str, optimizer: int, rows: str, step: int | None) -> Table | None:
-    """The last row up to a step, in a table of its own."""
-    steps = rows_of(recording, statistic, optimizer, rows, last=step).steps
-    if not len(steps):
-        return None
-    at = int(steps[-1])
-    return rows_of(recording, statistic, optimizer, rows, first=at, last=at)
 
 
 def _points(
@@ -219,7 +166,7 @@ def _fit(table: Table, profile: Profile) -> Spec | None:
     """The least-squares line through the modules, from the first of them to the last."""
     places = [row_of(module, table.names) for module in profile.modules]
     alive = [i for i in range(len(places)) if profile.level[i] > -math.inf and places[i] is not None]
-    if len(alive) < _MIN_FITTED:
+    if len(alive) < MIN_FITTED:
         return None
     mean = float(profile.level[alive].mean())
     rise = np.linspace(-0.5, 0.5, len(alive)) * profile.fade

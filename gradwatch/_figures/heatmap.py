@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gradwatch import wording
+from gradwatch._figures.grid import Grid, label, pooled_grid
 from gradwatch._figures.series import NAMES, nonfinite, row_of, rows_of
 from gradwatch._figures.style import (
     GREY,
@@ -23,12 +23,11 @@ from gradwatch._figures.style import (
     colours_of,
     layout,
     numbers,
-    short,
     text,
     ticks,
     typed,
 )
-from gradwatch._pool import MAX_COLUMNS, MAX_ROWS, pool
+from gradwatch._pool import MAX_COLUMNS, MAX_ROWS
 from gradwatch._sources.protocol import Recording
 from gradwatch._sources.tables import Table, relative_rows
 from gradwatch.records import Incident, Severity
@@ -49,18 +48,6 @@ _COLD, _HOT = "#2b6cb0", "#d9480f"
 _MAX_LABELS, _MAX_RINGS = 40, 400
 _MAX_DECADES = 6.0  # of the relative scale, on either side
 _INCIDENT = {Severity.ERROR: RED, Severity.WARNING: ORANGE}
-
-
-@dataclass(frozen=True, eq=False)
-class _Grid:
-    """What is drawn, ``[num_rows, num_columns]``; edges in steps and rows; the rows' names, unlike one another."""
-
-    level: NDArray[np.float32]
-    zero: NDArray[np.bool_]
-    bad: NDArray[np.bool_]
-    step_edges: NDArray[np.float64]
-    row_edges: NDArray[np.int64]
-    labels: list[str]
 
 
 def heatmap(
@@ -94,7 +81,7 @@ def heatmap(
     bad = nonfinite(recording, table, optimizer, rows)
     if relative:
         table = relative_rows(table)
-    grid = _pooled(table, bad, max_cells, counts=statistic == "num_nonfinite")
+    grid = pooled_grid(table, bad, max_cells, counts=statistic == "num_nonfinite")
     own = [incident for incident in recording.incidents if incident.optimizer == optimizer]
     height = int(min(900, max(340, 130 + 17 * len(grid.level))))
     spec = layout(theme, _finding(own, table, rows), _subtitle(statistic, rows, relative=relative), height=height)
@@ -112,28 +99,7 @@ def heatmap(
     return {"data": data, "layout": spec}
 
 
-def _pooled(table: Table, bad: NDArray[np.bool_], max_cells: tuple[int, int], *, counts: bool) -> _Grid:
-    pooled = pool(table.values, *max_cells, nonfinite=bad)
-    values, infinite = pooled.values, np.isinf(pooled.values)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        level = np.log10(values).astype(np.float32)
-    zero = (values == 0) & ~np.isnan(values)
-    level[zero | infinite] = np.nan
-    starts = table.steps[pooled.step_edges[:-1]].astype(np.float64)
-    last = table.steps[-1:].astype(np.float64) + 1
-    # no number of non-finite elements is as it should be, and not finite is what the whole statistic is about
-    nothing = np.zeros_like(zero)
-    return _Grid(
-        level,
-        nothing if counts else zero,
-        nothing if counts else infinite,
-        np.append(starts, last) - 0.5,
-        pooled.row_edges,
-        _labels(table.names, pooled.row_edges),
-    )
-
-
-def _cells(grid: _Grid, statistic: str, theme: Theme, *, relative: bool) -> Spec:
+def _cells(grid: Grid, statistic: str, theme: Theme, *, relative: bool) -> Spec:
     finite = grid.level[np.isfinite(grid.level)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (-1.0, 0.0)
     if relative:
@@ -167,7 +133,7 @@ def _cells(grid: _Grid, statistic: str, theme: Theme, *, relative: bool) -> Spec
     }
 
 
-def _overlay(grid: _Grid, cells: NDArray[np.bool_], colour: str, words: str) -> Spec:
+def _overlay(grid: Grid, cells: NDArray[np.bool_], colour: str, words: str) -> Spec:
     """Cells of one colour, as small a grid as holds them."""
     rows, columns = np.flatnonzero(cells.any(axis=1)), np.flatnonzero(cells.any(axis=0))
     top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
@@ -188,7 +154,7 @@ def _overlay(grid: _Grid, cells: NDArray[np.bool_], colour: str, words: str) -> 
     }
 
 
-def _rings(incidents: Sequence[Incident], table: Table, grid: _Grid) -> list[Spec]:
+def _rings(incidents: Sequence[Incident], table: Table, grid: Grid) -> list[Spec]:
     """A ring round the cell of each incident's worst layer; at the top where no layer is to blame."""
     found: dict[str, list[tuple[float, str, str]]] = {}
     for incident in incidents[-_MAX_RINGS:]:
@@ -222,31 +188,18 @@ def _circles(rings: Sequence[tuple[float, str, str]], colour: str, size: int, wi
     }
 
 
-def _layers_axis(names: Sequence[str], grid: _Grid, theme: Theme) -> Spec:
+def _layers_axis(names: Sequence[str], grid: Grid, theme: Theme) -> Spec:
     places = ticks(len(grid.labels), _MAX_LABELS)
     return axis(
         theme,
         "layers, from input to output",
         type="category",
         tickvals=[grid.labels[place] for place in places],  # a number would be taken for a layer of that name
-        ticktext=[_label(names, grid.row_edges, place, 32) for place in places],
+        ticktext=[label(names, grid.row_edges, place, 32) for place in places],
         range=[len(grid.labels) - 0.5, -0.5],
         showgrid=False,
         ticklabelstandoff=4,
     )
-
-
-def _labels(names: Sequence[str], edges: NDArray[np.int64]) -> list[str]:
-    """The rows' names for the hover, whole as far as that goes; plotly takes equal ones for one row."""
-    labels = [_label(names, edges, row, 160) for row in range(len(edges) - 1)]
-    if len(set(labels)) == len(labels):
-        return labels
-    return [f"{label} ({row})" for row, label in enumerate(labels)]
-
-
-def _label(names: Sequence[str], edges: NDArray[np.int64], row: int, limit: int) -> str:
-    more = int(edges[row + 1] - edges[row]) - 1
-    return short(names[int(edges[row])], limit) + (f" (+{more})" if more else "")
 
 
 def _powers(low: float, high: float) -> list[int]:

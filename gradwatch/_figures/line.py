@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gradwatch import wording
-from gradwatch._baselines import WARM_STEPS, Level
-from gradwatch._figures.series import NAMES, Scalars, nonfinite, row_of, rows_of, scalars, thinned
+from gradwatch._figures.curve import Curve, after_clipping, curve_of
+from gradwatch._figures.series import NAMES, row_of, thinned
 from gradwatch._figures.style import (
     BLUE,
     GREY,
@@ -31,36 +30,12 @@ from gradwatch._figures.style import (
     text,
 )
 from gradwatch._sources.protocol import Recording
-from gradwatch._sources.tables import module_of, module_rows
 from gradwatch.errors import ArgumentValueError
 from gradwatch.records import Incident, Severity
 
 _MAX_MARKED = 40
 _UNUSUAL = 1.0  # decades from what is usual that a title speaks of
 _COLOURS = {Severity.ERROR: RED, Severity.WARNING: ORANGE, Severity.INFO: BLUE}
-
-
-@dataclass(frozen=True, eq=False)
-class _Curve:
-    """One layer, ``[num_steps]`` each.
-
-    Attributes:
-        name: The parameter or module.
-        steps: Where it was measured.
-        values: NaN where absent or not finite.
-        bad: Where it was not finite.
-        usual: What was usual before each step.
-        limit: What it had to exceed to be unusual; NaN before there was a history.
-        run: What belongs to the whole step.
-    """
-
-    name: str
-    steps: NDArray[np.int64]
-    values: NDArray[np.float64]
-    bad: NDArray[np.bool_]
-    usual: NDArray[np.float64]
-    limit: NDArray[np.float64]
-    run: Scalars
 
 
 def layer_line(
@@ -92,16 +67,16 @@ def layer_line(
     Raises:
         ArgumentValueError: There is no such layer, or an argument has a value that is not allowed.
     """
-    curve = _curve(recording, layer, statistic, optimizer, first=first, last=last)
+    curve = curve_of(recording, layer, statistic, optimizer, first=first, last=last)
     if curve is None:
         raise ArgumentValueError("layer", layer, "a parameter or a module that this run has measured")
     own = [i for i in recording.incidents if i.optimizer == optimizer and _is_shown(i, curve)]
-    other = None if compare is None else _curve(compare, layer, statistic, optimizer, first=first, last=last)
+    other = None if compare is None else curve_of(compare, layer, statistic, optimizer, first=first, last=last)
     clips = statistic == "grad_norm" and bool(curve.run.is_clipped.any())
     yaxis, floor, ceiling = log_axis(
         theme,
         NAMES[statistic],
-        [curve.values, _after(curve) if clips else curve.values, *([other.values] if other else [])],
+        [curve.values, after_clipping(curve) if clips else curve.values, *([other.values] if other else [])],
     )
     has_loss = bool(np.isfinite(curve.run.loss).any())
     spec = layout(theme, _finding(curve, own), _subtitle(curve, statistic), height=440 if has_loss else 340)
@@ -125,46 +100,7 @@ def layer_line(
     return {"data": data, "layout": spec}
 
 
-def _curve(
-    recording: Recording, layer: str, statistic: str, optimizer: int, *, first: int | None, last: int | None
-) -> _Curve | None:
-    whole = rows_of(recording, statistic, optimizer, "parameters", first=first, last=last)
-    columns = [column for column, name in enumerate(whole.names) if name == layer]
-    columns = columns or [column for column, name in enumerate(whole.names) if module_of(name) == layer]
-    if not columns:
-        return None
-    own = replace(whole, names=tuple(whole.names[column] for column in columns), values=whole.values[:, columns])
-    bad: NDArray[np.bool_] = np.logical_or.reduce(nonfinite(recording, own, optimizer, "parameters"), axis=1)
-    values = own.values if len(columns) == 1 else module_rows(own).values
-    curve = np.where(bad, np.nan, values[:, 0].astype(np.float64))
-    usual, limit = _baseline(curve)
-    run = scalars(recording, optimizer, first=first, last=last)
-    return _Curve(layer, own.steps, curve, bad, usual, limit, run.at(own.steps))
-
-
-def _baseline(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """What is usual and what is too much before each step, by the same running level that judges the total norm."""
-    level = Level()
-    usual, limit = np.full(len(values), np.nan), np.full(len(values), np.nan)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        decades = np.log10(values)
-    for index, (value, usable) in enumerate(zip(decades.tolist(), np.isfinite(decades).tolist(), strict=True)):
-        if level.count >= WARM_STEPS:
-            usual[index], limit[index] = level.mean, level.limit
-        if usable:
-            level.update(value)
-    return 10**usual, 10**limit
-
-
-def _after(curve: _Curve) -> NDArray[np.float64]:
-    """The layer's norm as the optimizer sees it: clipping by norm makes all layers smaller alike."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        share = np.minimum(1.0, curve.run.clipped.astype(np.float64) / curve.run.total)
-    after: NDArray[np.float64] = curve.values * share
-    return after
-
-
-def _curves(curve: _Curve, statistic: str, *, clips: bool) -> list[Spec]:
+def _curves(curve: Curve, statistic: str, *, clips: bool) -> list[Spec]:
     data = [
         _line("usual for it", curve.steps, curve.usual, GREY) | {"line": {"color": GREY, "width": 1.2}},
         _line("unusual above", curve.steps, curve.limit, ORANGE, dash="dash"),
@@ -172,7 +108,7 @@ def _curves(curve: _Curve, statistic: str, *, clips: bool) -> list[Spec]:
     if statistic != "grad_norm":
         data = data[:1]
     if clips:
-        data.append(_line("after clipping", curve.steps, _after(curve), TEAL, dash="dot"))
+        data.append(_line("after clipping", curve.steps, after_clipping(curve), TEAL, dash="dot"))
     return [*data, _line("before clipping" if clips else NAMES[statistic], curve.steps, curve.values, BLUE)]
 
 
@@ -200,7 +136,7 @@ def _line(
     }
 
 
-def _marks(curve: _Curve, floor: float, ceiling: float) -> list[Spec]:
+def _marks(curve: Curve, floor: float, ceiling: float) -> list[Spec]:
     """Steps without a height on the axis: not finite, exactly zero, skipped."""
     data = []
     for where, height, words, symbol, colour in (
@@ -226,7 +162,7 @@ def _marks(curve: _Curve, floor: float, ceiling: float) -> list[Spec]:
     return data
 
 
-def _flags(incidents: Sequence[Incident], curve: _Curve, theme: Theme) -> tuple[list[Spec], list[Spec]]:
+def _flags(incidents: Sequence[Incident], curve: Curve, theme: Theme) -> tuple[list[Spec], list[Spec]]:
     """A line through both axes at each incident that names the layer, a thin one at the others."""
     shapes, labels = [], []
     for incident in incidents[:_MAX_MARKED]:
@@ -272,7 +208,7 @@ def _loss_axis(loss: NDArray[np.float32], theme: Theme) -> Spec:
     return axis(theme, "loss", domain=[0, 0.22], zeroline=False, nticks=4)
 
 
-def _is_shown(incident: Incident, curve: _Curve) -> bool:
+def _is_shown(incident: Incident, curve: Curve) -> bool:
     return len(curve.steps) > 0 and bool(curve.steps[0] <= incident.step <= curve.steps[-1])
 
 
@@ -280,7 +216,7 @@ def _names(incident: Incident, layer: str) -> bool:
     return any(row_of(named, (layer,)) is not None for named in incident.layers)
 
 
-def _finding(curve: _Curve, incidents: Sequence[Incident]) -> str:
+def _finding(curve: Curve, incidents: Sequence[Incident]) -> str:
     name = short(curve.name, 60)
     if not len(curve.steps):
         return f"{name}: not measured at these steps"
@@ -306,7 +242,7 @@ def _finding(curve: _Curve, incidents: Sequence[Incident]) -> str:
     return f"{name} stays within a factor of 10 of what is usual for it, {wording.number(float(np.median(middle)))}"
 
 
-def _subtitle(curve: _Curve, statistic: str) -> str:
+def _subtitle(curve: Curve, statistic: str) -> str:
     parts = [NAMES[statistic]]
     if statistic == "grad_norm" and len(curve.steps):
         share = float(curve.run.is_clipped.mean())

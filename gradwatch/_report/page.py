@@ -6,16 +6,12 @@ their hashes), so that a hostile name has two walls to climb.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import html
-import json
 from collections.abc import Iterable, Sequence
-from importlib import resources
-from typing import Any
 
 from gradwatch import __version__, figures, wording
 from gradwatch._report.answer import first_remedy
+from gradwatch._report.embedded import Figures, hashed, own, plotly
 from gradwatch._report.story import Story
 from gradwatch._sources.protocol import Recording
 from gradwatch.errors import ArgumentValueError
@@ -30,22 +26,6 @@ _MAX_CELLS = (240, 700)
 _MANY_PARAMETERS = 160
 
 
-class _Figures:
-    """The figures of a page, in the order in which they are placed."""
-
-    def __init__(self) -> None:
-        self.drawn: list[dict[str, Any]] = []
-
-    def place(self, make: Any) -> str:
-        """Draw in both themes, and give the element for it; nothing where there is nothing to draw."""
-        light, dark = make("light"), make("dark")
-        if light is None or not light["data"]:
-            return ""
-        self.drawn.append({"data": light["data"], "light": light["layout"], "dark": dark["layout"]})
-        height = int(light["layout"]["height"])
-        return f'<div class="figure" data-figure="{len(self.drawn) - 1}" style="height: {height}px"></div>'
-
-
 def page(recording: Recording, story: Story) -> str:
     """The whole page.
 
@@ -56,7 +36,7 @@ def page(recording: Recording, story: Story) -> str:
     Returns:
         HTML in one file of about 5 MB, most of it plotly.js.
     """
-    drawn = _Figures()
+    drawn = Figures()
     sections = [
         _header(story),
         _incidents(recording, story, drawn),
@@ -66,14 +46,11 @@ def page(recording: Recording, story: Story) -> str:
         _skipped(story.skipped),
     ]
     body = "\n".join(section for section in sections if section)
-    style, script = _own("page.css"), _own("page.js")
-    plotly = _plotly()
-    allowed = " ".join(f"'sha256-{_hash(text)}'" for text in (plotly, script))
+    style, script = own("page.css"), own("page.js")
+    library = plotly()
+    allowed = " ".join(f"'sha256-{hashed(text)}'" for text in (library, script))
     policy = f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:"
     name = wording.name(story.name)
-    data = json.dumps(drawn.drawn, allow_nan=False, separators=(",", ":"))
-    for char in "<>&":
-        data = data.replace(char, f"\\u{ord(char):04x}")
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -91,8 +68,8 @@ def page(recording: Recording, story: Story) -> str:
 </main>
 <footer>Written by gradwatch {__version__}. <code>gradwatch explain GW102</code> explains a code; norms are those of the
 gradients before clipping; steps are optimizer steps, the first is 0.</footer>
-<script type="application/json" id="figures">{data}</script>
-<script>{plotly}</script>
+<script type="application/json" id="figures">{drawn.json()}</script>
+<script>{library}</script>
 <script>{script}</script>
 </body>
 </html>
@@ -147,7 +124,7 @@ def _timeline(incidents: Sequence[Incident]) -> str:
     return f'<ul class="timeline">{items}{f"<li>and {more:,} more</li>" if more > 0 else ""}</ul>'
 
 
-def _incidents(recording: Recording, story: Story, drawn: _Figures) -> str:
+def _incidents(recording: Recording, story: Story, drawn: Figures) -> str:
     incidents = story.summary.incidents
     if not incidents:
         return ""
@@ -189,7 +166,7 @@ def _remedies(cause: Cause) -> str:
     return f"<ol>{''.join(items)}</ol>"
 
 
-def _line(recording: Recording, incident: Incident, drawn: _Figures) -> str:
+def _line(recording: Recording, incident: Incident, drawn: Figures) -> str:
     """The curve of the layer that an incident blames most; nothing where it was not measured."""
 
     def make(theme: str) -> figures.Spec:
@@ -201,7 +178,7 @@ def _line(recording: Recording, incident: Incident, drawn: _Figures) -> str:
         return ""
 
 
-def _pictures(recording: Recording, drawn: _Figures) -> Iterable[str]:
+def _pictures(recording: Recording, drawn: Figures) -> Iterable[str]:
     for optimizer in recording.optimizers[:MAX_OPTIMIZERS]:
         rows = "modules" if len(recording.layers(optimizer)) > _MANY_PARAMETERS else "parameters"
         several = f"<h2>Optimizer {optimizer}</h2>" if len(recording.optimizers) > 1 else ""
@@ -259,17 +236,3 @@ def _skipped(skipped: Sequence[str]) -> str:
 
 def _text(value: str) -> str:
     return html.escape(wording.plain(value), quote=True)
-
-
-def _own(name: str) -> str:
-    return (resources.files("gradwatch._report") / name).read_text(encoding="utf-8")
-
-
-def _plotly() -> str:
-    """plotly.js as the installed package brings it, so that no version of it lives in this one."""
-    source = (resources.files("plotly") / "package_data" / "plotly.min.js").read_text(encoding="utf-8")
-    return source.replace("</script", "<\\/script")
-
-
-def _hash(script: str) -> str:
-    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradwatch import wording
-from gradwatch._figures.depth import fitted, growth, judged
+from gradwatch._figures.fit import fitted, growth, judged
 from gradwatch._figures.series import Scalars, nonfinite, rows_of, scalars, worst_incident
 from gradwatch._figures.style import TIMES, digits
 from gradwatch._sources.protocol import Recording
