@@ -96,14 +96,18 @@ def test_steps_are_cut_inclusively(runs):
         assert recording.table("grad_norm", 7).is_empty
 
 
-def test_through_time_is_the_last_sample_before(runs):
+def test_through_time_is_the_last_sample_before(runs, tmp_path):
     """The profile is that of the nearest sampled step at or before the one asked for; before the first is none."""
     records = [_record(step, through_time=(recordings_profile(step),) if step % 10 == 3 else ()) for step in range(40)]
-    recording = MemoryRecording(records)
-    assert [step for step, _ in recording.through_time(22)] == [13]
-    assert [step for step, _ in recording.through_time(23)] == [23]
-    assert [step for step, _ in recording.through_time()] == [33]
-    assert recording.through_time(2) == ()
+    writer = gradwatch.TensorBoardWriter(tmp_path)
+    for record in records:
+        writer.write(record)
+    writer.close()
+    for recording in (MemoryRecording(records), read(tmp_path)):
+        assert [step for step, _ in recording.through_time(22)] == [13]
+        assert [(step, profile.norm[0]) for step, profile in recording.through_time(23)] == [(23, 23.0)]
+        assert [step for step, _ in recording.through_time()] == [33]
+        assert recording.through_time(2) == ()
     found = read(runs / "recurrent").through_time()
     assert found[0][1].module == "rnn"
     assert len(found[0][1].norm) == 30
