@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import threading
 from typing import TYPE_CHECKING, Any
 
 from tensorboard import plugin_util
@@ -58,7 +60,7 @@ class GradwatchPlugin(base_plugin.TBPlugin):  # type: ignore[misc]  # TensorBoar
         """Each route with what answers it."""
         return {
             **{f"/{name}": application(functools.partial(self._data, name)) for name in ARGUMENTS},
-            _ENTRY: application(lambda request: self._assets.entry(_known(request))),
+            _ENTRY: application(self._entry),
             "/static/*": application(self._static),
             "/plotly.min.js": application(lambda request: self._assets.plotly(_known(request))),
         }
@@ -78,6 +80,15 @@ class GradwatchPlugin(base_plugin.TBPlugin):  # type: ignore[misc]  # TensorBoar
         source = Source(self._provider, plugin_util.context(environ), plugin_util.experiment_id(environ))
         answer: Answer = getattr(self._routes, name)(source, arguments)
         return answer
+
+    def _entry(self, request: Any) -> Answer:
+        # The tab is being opened: what answers is loaded while the browser reads the page's files.
+        threading.Thread(target=self._warm, daemon=True).start()
+        return self._assets.entry(_known(request))
+
+    def _warm(self) -> None:
+        with contextlib.suppress(Exception):  # the first question will tell
+            _ = self._routes
 
     def _static(self, request: Any) -> Answer:
         return self._assets.file(request.path.partition("/static/")[2], _known(request))
