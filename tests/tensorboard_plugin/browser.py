@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 import urllib.parse
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -88,9 +89,21 @@ class Tab:
         """What an input or a select holds."""
         return str(self.frame.locator(selector).input_value())
 
-    def link(self) -> dict[str, str]:
-        """What the address says of the tab, once it has been written (a moment after the change)."""
-        self.page.wait_for_timeout(WRITTEN)
+    def link(self, having: dict[str, str] | None = None, *, unlike: dict[str, str] | None = None) -> dict[str, str]:
+        """What the address says of the tab: it is written a moment after the change, later on a busy machine.
+
+        Args:
+            having: Wait until it says this.
+            unlike: Wait until it is no longer this.
+        """
+        until = time.monotonic() + PATIENCE / 1000
+        before = None
+        while time.monotonic() < until:
+            found = link_of(self.page.url)
+            if (having or {}).items() <= found.items() and found != unlike and found == before:
+                break
+            before = found
+            self.page.wait_for_timeout(WRITTEN)
         return link_of(self.page.url)
 
     def pixels(self, colour: tuple[int, int, int], canvas: str = ".map-host .over") -> list[tuple[float, float]]:
@@ -126,9 +139,13 @@ class Tab:
 
 
 def error_of(message: Any) -> list[str]:
-    """An error of the console; a favicon that the browser looks for by itself is none of ours."""
+    """An error of the console, as far as it is ours.
+
+    A browser looks for a favicon by itself, and TensorBoard's own fonts are not found under a path prefix.
+    """
     where = message.location.get("url", "")
-    return [f"{message.text} {where}"] if message.type == "error" and not where.endswith("/favicon.ico") else []
+    foreign = where.endswith("/favicon.ico") or "/font-roboto/" in where
+    return [f"{message.text} {where}"] if message.type == "error" and not foreign else []
 
 
 def link(run: str | None, **state: Any) -> str:

@@ -33,7 +33,8 @@ def test_the_sickest_run_comes_first(browser, fast_board):
     """An address without a run shows one whose worst incident is an error."""
     with opened(browser, fast_board, None) as tab:
         tab.wait("document.querySelector('.verdict.error')")
-        assert tab.link()["run"] == tab.value("#run")
+        run = tab.value("#run")
+        assert tab.link({"run": run})["run"] == run
 
 
 def test_a_healthy_run_says_so_in_one_line(browser, fast_board, runs):
@@ -60,7 +61,7 @@ def test_a_press_lands_on_step_and_layer_and_shows_the_remedy(browser, fast_boar
     with opened(browser, fast_board, "spikes") as tab:
         tab.frame.locator(".incident", has_text="step 1,500").click()
         assert (tab.value("#layer"), tab.value("#step")) == (BLOCK_2_WEIGHT, "1500")
-        known = tab.link()
+        known = tab.link({"step": "1500"})
         assert (known["layer"], known["step"], known["incident"]) == (BLOCK_2_WEIGHT, "1500", "GW101@1500")
         assert "no clipping rule is set" in tab.text(".details .why")
         assert "clip the norm: one batch then cannot undo the training" in tab.text(".details .what")
@@ -76,7 +77,7 @@ def test_a_second_press_folds_the_incident(browser, fast_board):
         tab.frame.locator(".incident[aria-expanded=true]").click()
         assert not tab.frame.locator(".details").is_visible()
         assert tab.frame.locator(".incident").count() == 2
-        assert tab.link()["incident"] == ""
+        assert tab.link({"incident": ""})["incident"] == ""
 
 
 def test_a_ring_on_the_map_opens_its_incident(browser, fast_board):
@@ -122,6 +123,18 @@ def test_killed_and_resumed_runs_show_every_incident(browser, fast_board, runs):
                 assert entries.nth(index).get_attribute("aria-expanded") == "true"
                 assert tab.frame.locator(".incident[aria-expanded=true]").count() == 1
     assert runs.incidents["killed"] == 6
+
+
+def test_steps_that_were_trained_again_are_marked(browser, fast_board):
+    """An incident of a part of the run that a resume has replaced says so; the others do not."""
+    with opened(browser, fast_board, "resumed") as tab:
+        told = {}
+        for step in (10, 40):
+            entry = tab.frame.locator(".incident", has_text=f"step {step}")
+            if entry.get_attribute("aria-expanded") == "false":
+                entry.click()
+            told[step] = "trained once more" in tab.text(".details")
+        assert told == {10: False, 40: True}
 
 
 def test_hostile_names_do_nothing(browser, fast_board):

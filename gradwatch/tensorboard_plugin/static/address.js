@@ -26,10 +26,11 @@ export function shownWindow() {
 
 /** @returns {Partial<import("./store.js").State>} what the address says; what makes no sense is left out */
 export function readAddress() {
+  /** @type {Record<string, unknown>} */
   const known = {};
   for (const [key, value] of parts(shownWindow().location.hash)) {
     const name = key.startsWith(PREFIX) ? key.slice(PREFIX.length) : "";
-    if (!Object.hasOwn(INITIAL, name)) continue;
+    if (!Object.hasOwn(INITIAL, name) || value === null) continue;
     if (NUMBERS.has(name)) {
       if (/^\d{1,15}$/.test(value)) known[name] = Number(value);
     } else if (name === "relative") known[name] = value === "1";
@@ -44,25 +45,41 @@ export function writeAddress(state) {
   const others = parts(shown.location.hash).filter(([key]) => !key.startsWith(PREFIX));
   const tab = others.find(([, value]) => value === null);
   if (tab && tab[0] !== TAB) return; // another tab is in front: its address is not ours
+  const initial = new Map(Object.entries(INITIAL));
+  /** @type {Part[]} */
   const own = Object.entries(state)
-    .filter(([key, value]) => value !== INITIAL[key] && value !== null)
-    .map(([key, value]) => [PREFIX + key, value === true ? "1" : String(value)])
-    .filter(([, value]) => value.length <= LONGEST);
+    .filter(([key, value]) => value !== initial.get(key) && value !== null && String(value).length <= LONGEST)
+    .map(([key, value]) => [PREFIX + key, value === true ? "1" : String(value)]);
   const url = new URL(shown.location.href);
+  /** @type {Part[]} */
   const text = [[TAB, null], ...others.filter(([, value]) => value !== null), ...own];
   url.hash = text.map(([key, value]) => (value === null ? key : `${escaped(key)}=${escaped(value)}`)).join("&");
   if (url.href !== shown.location.href) shown.history.replaceState(shown.history.state, "", url.href);
+  seen = JSON.stringify(readAddress());
 }
+
+/** What the address said of us when it was last read or written. */
+let seen = "";
 
 /** @param {() => void} listener called when somebody enters another address in the same window */
 export function onAddress(listener) {
   const shown = shownWindow();
-  shown.addEventListener("hashchange", listener);
-  window.addEventListener("pagehide", () => shown.removeEventListener("hashchange", listener));
+  const heard = () => {
+    const now = JSON.stringify(readAddress());
+    if (now === seen) return; // TensorBoard has rewritten its own part: what was just chosen must not be undone
+    seen = now;
+    listener();
+  };
+  seen = JSON.stringify(readAddress());
+  shown.addEventListener("hashchange", heard);
+  window.addEventListener("pagehide", () => shown.removeEventListener("hashchange", heard));
 }
 
-/** @param {string} hash @returns {[string, string | null][]} key and value; a null value is a bare word, the tab */
+/** @typedef {[string, string | null]} Part key and value; a null value is a bare word, the tab */
+
+/** @param {string} hash @returns {Part[]} */
 function parts(hash) {
+  /** @type {Part[]} */
   const found = [];
   for (const part of hash.replace(/^#/, "").split("&")) {
     if (!part) continue;

@@ -1,7 +1,7 @@
 /** What stands around the cells: layer names, steps, the colour bar. Drawn as canvas text, so that no name is markup. */
 
 import { ramp, sample, INK } from "./colours.js";
-import { short, stepText } from "./words.js";
+import { plain, short, stepText } from "./words.js";
 
 export const FONT = "11.5px Roboto, 'Segoe UI', system-ui, sans-serif";
 const BOLD = `600 ${FONT}`;
@@ -112,6 +112,20 @@ export function drawBar(
     context.stroke();
     context.fillText(text, left + BAR_WIDTH + 8, Math.min(top + height - 5, Math.max(top + 5, y)));
   }
+}
+
+/** Why there is nothing to see. @param {CanvasRenderingContext2D} context @param {Box} box @param {string} why @param {"light" | "dark"} theme */
+export function drawNothing(context, box, why, theme) {
+  context.font = FONT;
+  context.textAlign = "center";
+  context.textBaseline = "middle";
+  const text = plain(why || "nothing was recorded", 200);
+  const width = context.measureText(text).width + 24;
+  const [x, y] = [box.left + box.width / 2, box.top + box.height / 2];
+  context.fillStyle = INK[theme].surface;
+  context.fillRect(x - width / 2, y - LABEL_HEIGHT, width, 2 * LABEL_HEIGHT);
+  context.fillStyle = INK[theme].muted;
+  context.fillText(text, x, y);
 }
 
 /** @param {CanvasRenderingContext2D} context @param {string} name @param {number} width @returns {string} its end, where it is too long */

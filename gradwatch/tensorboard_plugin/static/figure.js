@@ -13,7 +13,7 @@ const CONFIG = {
 const NAME_ROOM = 24; // pixels
 const ROOM = 46; // pixels above the plot, for its legend
 const OURS = { autosize: true, uirevision: "kept", paper_bgcolor: "rgba(0,0,0,0)" };
-const ENTITIES = { "&lt;": "<", "&gt;": ">", "&quot;": '"', "&#39;": "'", "&amp;": "&" };
+const ENTITIES = new Map([["&lt;", "<"], ["&gt;", ">"], ["&quot;", '"'], ["&#39;", "'"], ["&amp;", "&"]]);
 
 /** @type {Promise<any> | null} */
 let loading = null;
@@ -113,5 +113,5 @@ function thinned(axis, width) {
 
 /** plotly's titles are escaped markup; here they stand as text. @param {string} text */
 function unescaped(text) {
-  return plain(text.replace(/<br\s*\/?>/g, " · ").replace(/<\/?b>/g, "").replace(/&(lt|gt|quot|amp|#39);/g, (entity) => ENTITIES[entity]), 300);
+  return plain(text.replace(/<br\s*\/?>/g, " · ").replace(/<\/?b>/g, "").replace(/&(lt|gt|quot|amp|#39);/g, (entity) => ENTITIES.get(entity) ?? entity), 300);
 }

@@ -28,6 +28,7 @@ export class Grid {
     /** @type {Ring[]} */ this.rings = data.rings ?? [];
     /** @type {number[]} */ this.stepFirst = data.step_first;
     /** @type {number[]} */ this.stepLast = data.step_last;
+    /** @type {string} why there is nothing to draw, "" where there is */ this.nothing = data.empty ?? "";
     /** Edges of the columns in steps, `[cols + 1]`. */ this.colEdges = columnEdges(data.step_first, data.step_last);
     /** Edges of the rows in rows of the model, `[rows + 1]`. */ this.rowEdges = rowEdges(data, rowLast);
     this.ranks = ranks(data.cells, this.rows * this.cols);

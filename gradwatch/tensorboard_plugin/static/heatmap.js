@@ -1,6 +1,6 @@
 /** The heat map: layers in depth order × steps, drawn by hand on two canvases, the cells and what lies over them. */
 
-import { drawBar, drawNames, drawSteps, labelWidth } from "./axes.js";
+import { drawBar, drawNames, drawNothing, drawSteps, labelWidth } from "./axes.js";
 import { fitCanvas, hatch, picture } from "./canvas.js";
 import { Cells } from "./cells.js";
 import { INK } from "./colours.js";
@@ -169,8 +169,11 @@ export class HeatMap {
     context.strokeStyle = INK[theme()].line;
     context.strokeRect(box.left - 0.5, box.top - 0.5, box.width + 1, box.height + 1);
     drawNames(context, box, view, (row) => this.#nameOf(row), this.#rowsOf(this.#selected.layer), theme());
-    drawSteps(context, box, view, theme());
-    drawBar(context, box, box.left + box.width + 16, scale, theme());
+    if (overview.empty) drawNothing(context, box, overview.nothing, theme());
+    else {
+      drawSteps(context, box, view, theme());
+      drawBar(context, box, box.left + box.width + 16, scale, theme());
+    }
     this.#drawOver();
   }
 

@@ -52,7 +52,7 @@ export function build(body) {
     figures: el("div", { class: "figures" }),
     empty: el("section", { class: "empty" }),
   });
-  made.verdict = el("div", { class: "verdict", attributes: { role: "status" } }, made.badge, made.verdictText, made.verdictMore);
+  made.verdict = el("div", { class: "verdict", attributes: { role: "status" } }, made.badge, el("div", { class: "verdict-text" }, made.verdictText, made.verdictMore));
   made.incidents = el("div", { class: "incidents" }, made.list, made.details);
   made.compared = el("div", { class: "compared" }, made.comparedName);
   made.main = el(

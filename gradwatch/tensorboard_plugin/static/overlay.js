@@ -22,6 +22,7 @@ const REACH = 9; // pixels around a ring or a flag that still mean it
  */
 export function ringMarks(grid, view, box) {
   const sorted = [...grid.rings].sort((a, b) => a.incident - b.incident || a.col - b.col || a.row - b.row);
+  /** @type {{incident: number, col: number, top: number, bottom: number}[]} */
   const joined = [];
   for (const { row, col, incident } of sorted) {
     const known = joined[joined.length - 1];
@@ -48,7 +49,9 @@ export function ringMarks(grid, view, box) {
  * @returns {number | null} the incident whose mark is there, the nearest of several
  */
 export function markAt(marks, px, py) {
-  let [best, nearest] = [null, REACH];
+  /** @type {number | null} */
+  let best = null;
+  let nearest = REACH;
   for (const mark of marks) {
     const dx = Math.max(mark.left - px, 0, px - mark.right);
     const dy = Math.max(mark.top - py, 0, py - mark.bottom);
@@ -62,6 +65,7 @@ export function markAt(marks, px, py) {
 export function flagMarks(
   /** @type {{step: number}[]} */ incidents, /** @type {import("./paint.js").Window} */ view, /** @type {Box} */ box,
 ) {
+  /** @type {Mark[]} */
   const marks = [];
   incidents.forEach(({ step }, incident) => {
     if (step < view.s0 || step >= view.s1) return;
@@ -82,7 +86,7 @@ export function drawFlags(context, marks, severities, chosen, theme) {
     context.lineTo(right + grow, top - grow);
     context.lineTo((left + right) / 2, bottom);
     context.closePath();
-    context.fillStyle = ink[severities[incident]] ?? ink.info;
+    context.fillStyle = severityInk(ink, severities[incident]);
     context.fill();
     context.strokeStyle = ink.surface;
     context.lineWidth = 1.5;
@@ -106,7 +110,7 @@ export function drawRings(context, marks, severities, chosen, theme) {
     context.strokeStyle = ink.halo;
     context.lineWidth = own ? 6 : 4.5;
     trace();
-    context.strokeStyle = own ? ink[severities[incident]] ?? ink.ring : ink.ring;
+    context.strokeStyle = own ? severityInk(ink, severities[incident]) : ink.ring;
     context.lineWidth = own ? 3 : 2;
     trace();
   }
@@ -139,13 +143,11 @@ export function drawSelection(context, box, view, selected, around, theme) {
       dashed(context, ink, [box.left, at, box.left + box.width, at]);
     }
   }
-  const inView = selected.step !== null && selected.step >= view.s0 && selected.step < view.s1;
-  if (inView) {
-    const at = Math.round(x(selected.step + 0.5, view, box)) + 0.5;
-    dashed(context, ink, [at, box.top, at, bottom]);
-  }
+  const { step } = selected;
+  const at = step !== null && step >= view.s0 && step < view.s1 ? Math.round(x(step + 0.5, view, box)) + 0.5 : null;
+  if (at !== null) dashed(context, ink, [at, box.top, at, bottom]);
   context.restore();
-  if (inView) pointer(context, ink, x(selected.step + 0.5, view, box), bottom);
+  if (at !== null) pointer(context, ink, at, bottom);
 }
 
 /** A cell, or the box that is being dragged. @param {CanvasRenderingContext2D} context @param {Mark} mark @param {"light" | "dark"} theme @param {boolean} filled */
@@ -175,7 +177,7 @@ export function y(row, view, box) {
 
 /** A line that shows on every colour. @param {CanvasRenderingContext2D} context @param {import("./colours.js").Ink} ink @param {number[]} line from x, y to x, y */
 function dashed(context, ink, [x0, y0, x1, y1]) {
-  for (const [colour, width, dash] of [[`${ink.halo}80`, 2, []], [ink.ring, 1, [5, 4]]]) {
+  const trace = (/** @type {string} */ colour, /** @type {number} */ width, /** @type {number[]} */ dash) => {
     context.beginPath();
     context.moveTo(x0, y0);
     context.lineTo(x1, y1);
@@ -183,8 +185,15 @@ function dashed(context, ink, [x0, y0, x1, y1]) {
     context.lineWidth = width;
     context.setLineDash(dash);
     context.stroke();
-  }
+  };
+  trace(`${ink.halo}80`, 2, []);
+  trace(ink.ring, 1, [5, 4]);
   context.setLineDash([]);
+}
+
+/** @param {import("./colours.js").Ink} ink @param {string} severity */
+function severityInk(ink, severity) {
+  return severity === "error" ? ink.error : severity === "warning" ? ink.warning : ink.info;
 }
 
 /** Below the cells, at the chosen step. @param {CanvasRenderingContext2D} context @param {import("./colours.js").Ink} ink @param {number} at @param {number} bottom */

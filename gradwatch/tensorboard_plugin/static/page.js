@@ -81,10 +81,20 @@ class Page {
     this.#notice = run === null || known(run) ? "" : `there is no run “${short(run)}” here; another one is shown`;
     say(this.#parts.trouble, this.#notice);
     const shown = known(run) ? run : (foremostRun(this.#runs)?.run ?? null);
-    const change = { run: shown, compare: compare !== shown && known(compare) ? compare : null };
+    const change = { run: shown, compare: compare !== shown && known(compare) ? compare : null, ...this.#offered(shown) };
     if (shown === run) this.#store.set(change);
     else this.#store.set({ ...change, ...(run === null ? {} : { ...NO_ZOOM, incident: null, step: null, layer: null }) });
     if (shown === run) await this.#open(); // the store has told nobody of what it began with
+  }
+
+  /** Of statistic and optimizer what the run has, whatever the address says. @param {string | null} name */
+  #offered(name) {
+    const { statistic, optimizer } = this.#store.state;
+    const { statistics = [], optimizers = [] } = this.#runs.find(({ run }) => run === name) ?? {};
+    return {
+      statistic: statistics.includes(statistic) ? statistic : INITIAL.statistic,
+      optimizer: optimizers.includes(optimizer) ? optimizer : (optimizers[0] ?? INITIAL.optimizer),
+    };
   }
 
   /** Another run, statistic, ... */
@@ -195,12 +205,9 @@ class Page {
     this.#notice = "";
     this.#incidents = [];
     this.#total = 0;
-    const { compare, statistic } = this.#store.state;
-    const offered = this.#runs.find((one) => one.run === run)?.statistics ?? [];
-    this.#store.set({
-      ...NO_ZOOM, run, incident: null, step: null, layer: null, optimizer: 0, compare: compare === run ? null : compare,
-      statistic: offered.includes(statistic) ? statistic : INITIAL.statistic,
-    });
+    const { compare } = this.#store.state;
+    const nothing = { ...NO_ZOOM, incident: null, step: null, layer: null };
+    this.#store.set({ ...nothing, run, compare: compare === run ? null : compare, ...this.#offered(run) });
   }
 
   /** @param {import("./incidents.js").Incident} incident @param {boolean} folds whether a second press folds it */
@@ -223,7 +230,7 @@ class Page {
 
   #readAgain() {
     const known = { ...INITIAL, ...readAddress() };
-    if (known.run !== null && this.#runs.some(({ run }) => run === known.run)) this.#store.set(known);
+    if (this.#runs.some(({ run }) => run === known.run)) this.#store.set({ ...known, ...this.#offered(known.run) });
   }
 
   #showEmpty() {

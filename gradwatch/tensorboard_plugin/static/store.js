@@ -59,7 +59,8 @@ export class Store {
 
   /** @param {Partial<State>} change */
   set(change) {
-    const changed = new Set(Object.keys(change).filter((key) => change[key] !== this.#state[key]));
+    const known = new Map(Object.entries(this.#state));
+    const changed = new Set(Object.entries(change).filter(([key, value]) => value !== known.get(key)).map(([key]) => key));
     if (!changed.size) return;
     this.#state = { ...this.#state, ...change };
     for (const listener of this.#listeners) listener(this.#state, changed);

@@ -2,6 +2,7 @@
 
 // What has no shape of its own, breaks a line or turns the reading direction: a name must not rearrange the page.
 const UNSEEN = /[\u0000-\u001f\u007f-\u009f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]/g;
+const SPELT = new Map([["lr", "learning rate"], ["relu", "ReLU"]]);
 const SUPERSCRIPT = "⁰¹²³⁴⁵⁶⁷⁸⁹";
 
 /** @param {unknown} text @param {number} [limit] characters @returns {string} one line */
@@ -57,8 +58,7 @@ export function stepText(step) {
 
 /** @param {string} identifier @returns {string} `dead ReLU` */
 export function words(identifier) {
-  const spelt = { lr: "learning rate", relu: "ReLU" };
-  return plain(identifier, 80).split("_").map((word) => spelt[word] ?? word).join(" ");
+  return plain(identifier, 80).split("_").map((word) => SPELT.get(word) ?? word).join(" ");
 }
 
 /** @param {number} confidence 0 to 1 @returns {"confident" | "likely" | "possible"} */
