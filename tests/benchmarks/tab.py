@@ -155,11 +155,12 @@ def main() -> None:
                 if loader == "auto":  # the other one takes minutes to load the longest run
                     with loaded(logdir, num_steps, loader) as running:
                         server[0] = timed(running)[0]
+                first = "-" if np.isnan(server[0]) else f"{server[0]:.2f}"
                 limits = SIZES[num_layers, num_steps]
                 late = "  LATE" if browser[0] > limits[0] or browser[2] > limits[1] else ""
                 size, shown = f"{num_layers:,} x {num_steps:,}", "{:5.2f} ({:5.2f}) {:5.2f} ({:5.2f})".format(*browser)
                 print(
-                    f"{size:16} {loader:6}  {server[0]:12.2f} {server[1]:5.2f} {server[2]:5.2f} | {shown:31} | "
+                    f"{size:16} {loader:6}  {first:>12} {server[1]:5.2f} {server[2]:5.2f} | {shown:31} | "
                     f"{count} of {SPIKES} | load {os.getloadavg()[0]:.1f}{late}",
                     flush=True,
                 )
