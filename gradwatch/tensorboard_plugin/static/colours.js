@@ -10,7 +10,7 @@ const VIRIDIS = [
 ];
 const DIVERGING = {
   light: ["053061", "2065ab", "4393c3", "90c4dd", "d1e5f0", "f4f3f1", "fddbc7", "f3a481", "d6604d", "b1182b", "67001f"],
-  dark: ["9eb0ff", "62a6e0", "3280a6", "20526a", "16303d", "1f1d1c", "401c0c", "61200b", "964a36", "ca7b71", "ffadad"],
+  dark: ["c6d8ff", "8db9ff", "5595e6", "3f72ab", "3b5878", "3d4046", "6b4b3d", "98583c", "cf6c49", "f2937c", "ffcbc4"],
 };
 const LEVELS = 1024;
 

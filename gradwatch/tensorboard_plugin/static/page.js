@@ -13,7 +13,7 @@ import { keepAsking } from "./live.js";
 import { RunSelector, foremostRun, stateText } from "./runs.js";
 import { INITIAL, NO_ZOOM, Store } from "./store.js";
 import { followTheme } from "./theme.js";
-import { STATISTICS, count, plain, short } from "./words.js";
+import { STATISTICS, count, plain, short, stepText } from "./words.js";
 
 const WRITTEN = 200; // milliseconds after the last change
 const HINTED = 2600;
@@ -261,7 +261,10 @@ class Page {
     this.#controls.show(state, this.#run);
     this.#parts.follow.setAttribute("aria-pressed", String(state.step === null));
     const { name, short: unit } = STATISTICS[state.statistic] ?? { name: state.statistic, short: "" };
-    say(this.#parts.unit, `${name}${state.relative ? ", each row against its own median over the run" : ""} · ${unit}`);
+    const measured = `${name}${state.relative ? ", each row against its own median over the run" : ""} · ${unit}`;
+    const seen = range(state);
+    const part = seen && `steps ${stepText(seen.first)} to ${stepText(seen.last)}, rows ${stepText(seen.row_first + 1)} to ${stepText(seen.row_last + 1)} · `;
+    say(this.#parts.unit, `${part ?? ""}${measured}`);
   }
 
   #showIncidents() {
