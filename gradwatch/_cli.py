@@ -1,6 +1,6 @@
 """The ``gradwatch`` command: one function pair a subcommand, nothing heavy imported before it is needed.
 
-The longer ones have a file each: ``explain``, ``replay``.
+The longer ones have a file each: ``explain``, ``replay``, ``report``, ``diff``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gradwatch import __version__
-from gradwatch._commands import explain, replay
+from gradwatch._commands import diff, explain, replay, report
 from gradwatch.errors import GradwatchError
 
 _INTERRUPTED = 130  # what a shell says after Ctrl-C
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 0, 1 after an error that the message explains, 2 after wrong arguments, 130 after Ctrl-C; that of
-        ``replay`` tells what it found.
+        ``replay``, ``report`` and ``diff`` tells more.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -64,6 +64,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_demo(commands)
     explain.add_to(commands)
     replay.add_to(commands)
+    report.add_to(commands)
+    diff.add_to(commands)
     return parser
 
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 from gradwatch._monitor import Monitor
 from gradwatch.records import Incident, StepRecord
 from gradwatch.writers.console import summary_table
+
+if TYPE_CHECKING:
+    from gradwatch._notebook import RunFigures
 
 
 class Readout:
@@ -47,3 +51,12 @@ class Readout:
     def summary(self) -> str:
         """The run so far as a table for the terminal or a log file."""
         return "gradwatch: no training yet" if self._monitor is None else summary_table(self._monitor.summary())
+
+    @property
+    def figures(self) -> RunFigures:
+        """Figures of the kept history for a notebook: ``watch.figures.heatmap()`` and others."""
+        from gradwatch._notebook import RunFigures
+        from gradwatch._sources.memory import MemoryRecording
+
+        summary = None if self._monitor is None else self._monitor.summary()
+        return RunFigures(MemoryRecording(self.history, self.incidents, summary=summary))

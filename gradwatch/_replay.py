@@ -13,11 +13,12 @@ from dataclasses import dataclass
 
 from gradwatch._aggregates import Aggregates
 from gradwatch._judges import Judges
+from gradwatch._sources.opened import open_records
 from gradwatch.detectors import default_detectors
 from gradwatch.errors import RecordError
 from gradwatch.records import Incident, ModelInfo, RunSummary, StepRecord
 from gradwatch.suppression import Suppression
-from gradwatch.writers.jsonl import RecordedRun, read_jsonl
+from gradwatch.writers.jsonl import RecordedRun
 
 MAX_SKIPPED = 20
 """What is named of what could not be read or judged."""
@@ -33,6 +34,7 @@ class Replay:
         skipped: In words, the first of what could not be read or judged.
         num_skipped: How many these are altogether.
         has_model: Whether the file tells the model's structure, which some causes need.
+        gaps: In words, what such a file does not tell although it was seen at the time.
     """
 
     runs: tuple[RunSummary, ...]
@@ -40,6 +42,7 @@ class Replay:
     skipped: tuple[str, ...]
     num_skipped: int
     has_model: bool
+    gaps: tuple[str, ...] = ()
 
     @property
     def incidents(self) -> tuple[Incident, ...]:
@@ -62,7 +65,7 @@ def replay(
     """Judge a recorded run again.
 
     Args:
-        path: What a ``JSONLWriter`` wrote.
+        path: What a ``JSONLWriter`` wrote, an event file, or a log directory.
         kinds: The kinds of incidents to look for, as in ``default_detectors()``; None for all.
         suppress: What is not told.
         tell: Called with the number of the run and each incident, in the order in which they are found.
@@ -73,7 +76,7 @@ def replay(
     Raises:
         RecordError: The file cannot be read, or holds no step.
     """
-    recorded = read_jsonl(path)
+    recorded, gaps = open_records(path)
     if not recorded.records:
         why = f": {recorded.skipped[0]}" if recorded.skipped else ""
         raise RecordError(f"gradwatch: {os.fspath(path)!r} holds no step of a recorded run{why}")
@@ -89,6 +92,7 @@ def replay(
         skipped=tuple(skipped[:MAX_SKIPPED]),
         num_skipped=len(skipped),
         has_model=all(model is not None for model in recorded.models),
+        gaps=gaps,
     )
 
 

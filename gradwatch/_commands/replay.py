@@ -31,10 +31,13 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     parser = commands.add_parser(
         "replay",
         help="judge a recorded run again, with other thresholds or suppressions, without training again",
-        description="Judge a run that gradwatch.JSONLWriter recorded once more. The exit code is 0 for a healthy run, "
+        description="Judge a run that gradwatch recorded once more: by a file of JSON lines (gradwatch.JSONLWriter), "
+        "which tells everything, or by a TensorBoard log, as far as that goes. The exit code is 0 for a healthy run, "
         "1 where incidents are found, 2 where the file cannot be read.",
     )
-    parser.add_argument("file", nargs="?", help="the recorded run: a file of JSON lines")
+    parser.add_argument(
+        "file", nargs="?", help="the recorded run: a file of JSON lines, an event file or a log directory"
+    )
     parser.add_argument("--json", action="store_true", help="answer with one JSON object")
     parser.add_argument(
         "--detectors", metavar="KINDS", type=_readable(_kinds), help="look for these only, such as exploding,nonfinite"
@@ -113,6 +116,7 @@ def _verdict(result: Replay, file: str, notes: list[str]) -> str:
     lines.append(f"judged again from {wording.plain(file)}, where {recorded} had been recorded")
     if not result.has_model:
         lines.append("note: the file does not tell how the model is built, so causes that depend on it are missing")
+    lines += [f"note: {wording.plain(gap)}" for gap in result.gaps]
     if result.num_skipped:
         lines.append(f"note: {wording.count(result.num_skipped, 'line')} could not be used")
         lines += [f"  {wording.plain(text)}" for text in result.skipped]
@@ -143,7 +147,7 @@ def _answer(result: Replay, arguments: argparse.Namespace, changes: dict[str, fl
             "num_recorded_incidents": len(result.recorded),
             "num_skipped_lines": result.num_skipped,
             "skipped_lines": list(result.skipped),
-            "notes": notes,
+            "notes": [*result.gaps, *notes],
             "num_incidents": len(found),
             "incidents": [{"run": number, **_incident(incident)} for number, incident in found[:MAX_INCIDENTS]],
         }

@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import DATA_CLASS_TENSOR, Summary, SummaryMetadata
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
 from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
 from tensorboard.compat.proto.types_pb2 import DT_FLOAT, DT_STRING
 
-from gradwatch.tensorboard_plugin.metadata import PLUGIN_NAME
+from gradwatch.tensorboard_plugin.metadata import PLUGIN_NAME, to_float32
 from gradwatch.writers._picture import Picture
-
-_FLOAT32 = np.finfo(np.float32)
 
 
 def event(step: int, values: Sequence[Any]) -> Any:
@@ -56,18 +53,6 @@ def image(tag: str, picture: Picture) -> Any:
     """A PNG for the Images page."""
     encoded = Summary.Image(height=picture.height, width=picture.width, colorspace=4, encoded_image_string=picture.png)
     return Summary.Value(tag=tag, image=encoded)
-
-
-def to_float32(values: Any) -> Any:
-    """Little-endian float32 that keeps what a value means: only zero becomes 0, only inf becomes inf."""
-    wide = np.asarray(values, dtype=np.float64)
-    with np.errstate(over="ignore", under="ignore"):
-        narrow = wide.astype("<f4")
-    vanished = (narrow == 0) & (wide != 0)
-    narrow[vanished] = np.copysign(_FLOAT32.smallest_subnormal, wide[vanished])
-    overflown = np.isinf(narrow) & np.isfinite(wide)
-    narrow[overflown] = np.copysign(_FLOAT32.max, wide[overflown])
-    return narrow
 
 
 def _shape(*sizes: int) -> Any:

@@ -1,20 +1,22 @@
-"""Records and incidents in the wire format of ``tensorboard_plugin/metadata``: session, segments, packed values."""
+"""Records, incidents and summary in the wire format of ``tensorboard_plugin/metadata``: session, segments, packed."""
 
 from __future__ import annotations
 
 import datetime as dt
+import json
 import math
 import secrets
 from collections.abc import Sequence
 from typing import Any
 
-from gradwatch.records import Incident, Layer, StepRecord
+from gradwatch._summary_json import summary_to_json
+from gradwatch.records import Incident, Layer, ModelInfo, RunSummary, StepRecord
 from gradwatch.tensorboard_plugin import metadata
 from gradwatch.writers import _events
 from gradwatch.writers._lines import dumps
 
 _SAMPLED = ("grad_max", "weight_norm", "update_ratio")
-_INCIDENTS = (-1, "incidents")
+_SESSION = -1  # in place of an optimizer: what belongs to the whole session
 
 
 def new_session() -> str:
@@ -32,12 +34,14 @@ class Wire:
         self._places: dict[tuple[int, str], tuple[int, int]] = {}  # segment, writes in it
         self._layers: dict[int, tuple[Layer, ...]] = {}
         self._names: dict[int, tuple[str, ...]] = {}
+        self._told: dict[int, set[Layer]] = {}
+        self._model: ModelInfo | None = None
 
-    def step(self, record: StepRecord) -> list[Any]:
-        """The packed values of one step."""
-        self._meet(record.optimizer, record.layers)
+    def step(self, record: StepRecord, model: ModelInfo | None = None) -> list[Any]:
+        """The packed values of one step, after what is new of the model and its layers."""
+        values = self._news(record, model)
         names = self._names[record.optimizer]
-        values = [self._packed(record.optimizer, "grad_norm", record.grad_norm, names)]
+        values.append(self._packed(record.optimizer, "grad_norm", record.grad_norm, names))
         if record.num_nonfinite.any():
             values.append(self._packed(record.optimizer, "num_nonfinite", record.num_nonfinite, names))
         for statistic in _SAMPLED:
@@ -47,13 +51,40 @@ class Wire:
         loss = math.nan if record.loss is None else record.loss
         row = (record.total_norm, record.clipped_norm, loss, record.lr, float(record.skipped))
         values.append(self._packed(record.optimizer, "scalars", row, metadata.SCALARS))
+        if record.through_time:
+            profiles = [dumps(profile.to_json()) for profile in record.through_time]
+            values.append(self._texts(record.optimizer, "through_time", profiles))
         return values
 
     def incident(self, incident: Incident) -> Any:
         """One incident as JSON."""
-        segment, first = self._advance(_INCIDENTS)
-        content = metadata.content("incidents", ()) if first else None
-        return _events.strings(metadata.incidents_tag(self._session, segment), [dumps(incident.to_json())], content)
+        return self._texts(_SESSION, "incidents", [dumps(incident.to_json())])
+
+    def summary(self, summary: RunSummary) -> Any:
+        """The run as a whole, as JSON: that it is there says that the run has come to its end."""
+        return self._texts(_SESSION, "summary", [dumps(summary_to_json(summary))])
+
+    def _news(self, record: StepRecord, model: ModelInfo | None) -> list[Any]:
+        values = []
+        if model is not None and model is not self._model:
+            self._model = model
+            values.append(self._texts(_SESSION, "model", [dumps(model.to_json())]))
+        known = self._layers.get(record.optimizer)
+        if record.layers is not known:
+            self._meet(record.optimizer, record.layers)
+            told = self._told.setdefault(record.optimizer, set())
+            if new := [layer for layer in record.layers if layer not in told]:
+                told.update(new)
+                text = json.dumps([layer.to_json() for layer in new])
+                values.append(self._texts(record.optimizer, "layers", [text]))
+        return values
+
+    def _texts(self, optimizer: int, what: str, texts: Sequence[str]) -> Any:
+        segment, first = self._advance((optimizer, what))
+        content = metadata.content(what, ()) if first else None
+        if optimizer == _SESSION:
+            return _events.strings(metadata.session_tag(self._session, what, segment), texts, content)
+        return _events.strings(metadata.statistic_tag(self._session, optimizer, what, segment), texts, content)
 
     def _packed(self, optimizer: int, statistic: str, row: Any, names: Sequence[str]) -> Any:
         segment, first = self._advance((optimizer, statistic))
@@ -70,9 +101,6 @@ class Wire:
 
     def _meet(self, optimizer: int, layers: tuple[Layer, ...]) -> None:
         """Other layers begin a new segment of every statistic: a tag's metadata names its layers once."""
-        known = self._layers.get(optimizer)
-        if layers is known:
-            return
         self._layers[optimizer] = layers
         names = tuple(layer.name for layer in layers)
         if names == self._names.get(optimizer):

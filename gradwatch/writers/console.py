@@ -41,7 +41,7 @@ class ConsoleWriter:
 
     def write_incident(self, incident: Incident) -> None:
         """Print one incident."""
-        self._print(_block(incident))
+        self._print(incident_block(incident))
 
     def write_summary(self, summary: RunSummary) -> None:
         """Print the closing line."""
@@ -69,16 +69,17 @@ def summary_table(summary: RunSummary) -> str:
     """The whole run as plain text, :data:`WIDTH` columns wide: verdict, layers, clipping, cost, incidents."""
     parts: list[RenderableType] = [Text(wording.verdict(summary))]
     if summary.num_steps:
-        parts += [Text(), _layers(summary), Text(), _grid(wording.facts(summary))]
+        parts += [Text(), layer_table(summary), Text(), label_grid(wording.facts(summary))]
     for incident in summary.incidents:
-        parts += [Text(), _block(incident)]
+        parts += [Text(), incident_block(incident)]
     console = Console(
         file=io.StringIO(), width=WIDTH, color_system=None, force_terminal=False, force_jupyter=False, no_color=True
     )
     return _render(Group(*parts), console).rstrip("\n")
 
 
-def _block(incident: Incident) -> RenderableType:
+def incident_block(incident: Incident) -> RenderableType:
+    """One incident: headline, message, causes, what to do."""
     colour = _COLOURS.get(incident.severity, "yellow")
     rows = [
         ("why" if rank == 0 else "or", wording.because(cause))
@@ -87,9 +88,9 @@ def _block(incident: Incident) -> RenderableType:
     parts: list[RenderableType] = [Text(wording.headline(incident), style=f"bold {colour}")]
     if incident.message:
         parts.append(Padding(Text(wording.plain(incident.message)), (0, 0, 0, 2)))
-    parts.append(_grid([*rows, *_remedies(incident.causes)]))
+    parts.append(label_grid([*rows, *_remedies(incident.causes)]))
     if incident.unavailable:
-        parts.append(_grid([("could not see", wording.gap(gap)) for gap in incident.unavailable]))
+        parts.append(label_grid([("could not see", wording.gap(gap)) for gap in incident.unavailable]))
     return Group(*parts)
 
 
@@ -104,7 +105,7 @@ def _remedies(causes: tuple[Cause, ...]) -> list[tuple[str, str]]:
     return rows
 
 
-def _layers(summary: RunSummary) -> Table:
+def layer_table(summary: RunSummary) -> Table:
     """One row a layer, the numbers to the right, and what was left out."""
     shown = wording.interesting(summary)
     several = len({layer.optimizer for layer in summary.layers}) > 1
@@ -121,7 +122,7 @@ def _layers(summary: RunSummary) -> Table:
     return table
 
 
-def _grid(rows: list[tuple[str, str]]) -> RenderableType:
+def label_grid(rows: list[tuple[str, str]]) -> RenderableType:
     """Labels and texts side by side, so that a long text wraps under itself."""
     grid = Table.grid(padding=(0, 3, 0, 0))
     grid.add_column(no_wrap=True)

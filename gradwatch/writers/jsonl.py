@@ -1,7 +1,7 @@
 """One JSON line a record: a run that any tool can read, also one that was killed.
 
 Line types: ``run`` (first line of every session), ``model`` (whenever more is known of it), ``layers`` (whenever those
-of an optimizer changed), ``step``, ``incident``.
+of an optimizer changed), ``step``, ``incident``, ``summary`` (at the end of a session: it has not been killed).
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
+from gradwatch._summary_json import summary_from_json, summary_to_json
 from gradwatch.errors import ArgumentTypeError, LogdirError, RecordError
-from gradwatch.records import Incident, Layer, ModelInfo, StepRecord
+from gradwatch.records import Incident, Layer, ModelInfo, RunSummary, StepRecord
 from gradwatch.writers._lines import dumps
 
 VERSION = 1
@@ -72,6 +73,10 @@ class JSONLWriter:
         self._put({"type": "incident", **incident.to_json()})
         self._open().flush()
 
+    def write_summary(self, summary: RunSummary) -> None:
+        """Append the run as a whole, without its incidents: they have lines of their own."""
+        self._put({"type": "summary", **summary_to_json(summary)})
+
     def close(self) -> None:
         """Flush and close the file; what is written later (a second ``fit``) continues it."""
         if self._file is not None:
@@ -106,6 +111,8 @@ class RecordedRun:
         skipped: In words, what could not be read.
         models: What was known of the model at each step, ``[num_records]``; None in a file of an early gradwatch.
         sessions: Index of each session's first record: a run that was resumed, or another one, written to one file.
+        incidents_at: For each incident, how many records stand before it, ``[num_incidents]``.
+        summary: Of the last session, without incidents; None where it was not brought to its end.
     """
 
     records: tuple[StepRecord, ...]
@@ -113,6 +120,8 @@ class RecordedRun:
     skipped: tuple[str, ...]
     models: tuple[ModelInfo | None, ...] = ()
     sessions: tuple[int, ...] = ()
+    incidents_at: tuple[int, ...] = ()
+    summary: RunSummary | None = None
 
 
 def read_jsonl(path: str | os.PathLike[str]) -> RecordedRun:
@@ -162,6 +171,8 @@ class _Reader:
     model: ModelInfo | None = None
     models: list[ModelInfo | None] = field(default_factory=list)
     sessions: list[int] = field(default_factory=list)
+    incidents_at: list[int] = field(default_factory=list)
+    summary: RunSummary | None = None
     num_skipped: int = 0
     readable: bool = True
 
@@ -172,7 +183,13 @@ class _Reader:
             skipped.append(f"and {self.num_skipped - len(skipped):,} more lines")
         starts = dict.fromkeys(start for start in self.sessions if start < len(self.records))  # one without a step
         return RecordedRun(
-            tuple(self.records), tuple(self.incidents), tuple(skipped), tuple(self.models), tuple(starts)
+            records=tuple(self.records),
+            incidents=tuple(self.incidents),
+            skipped=tuple(skipped),
+            models=tuple(self.models),
+            sessions=tuple(starts),
+            incidents_at=tuple(self.incidents_at),
+            summary=self.summary,
         )
 
     def skip(self, what: str) -> None:
@@ -196,7 +213,7 @@ class _Reader:
 
     def _start(self, index: int, data: dict[str, Any]) -> None:
         self.layers.clear()
-        self.model = None
+        self.model = self.summary = None
         self.sessions.append(len(self.records))
         self.readable = data.get("version") == VERSION
         if not self.readable:
@@ -214,6 +231,9 @@ class _Reader:
                 self.model = ModelInfo.from_json(data)
             elif kind == "incident":
                 self.incidents.append(Incident.from_json(data))
+                self.incidents_at.append(len(self.records))
+            elif kind == "summary":
+                self.summary = summary_from_json(data)
             else:
                 self.skip(f"line {index}: unknown type {_short(kind)}")
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:

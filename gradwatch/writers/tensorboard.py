@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gradwatch.errors import ArgumentValueError
-from gradwatch.records import Incident, RunSummary, StepRecord
+from gradwatch.records import Incident, ModelInfo, RunSummary, StepRecord
 from gradwatch.writers import _events, _report
 from gradwatch.writers._heatmap import Heatmap
 from gradwatch.writers._picture import draw
@@ -61,6 +61,7 @@ class TensorBoardWriter:
         self._clock = clock
         self._drawn_at = clock()
         self._wire = Wire()
+        self._model: ModelInfo | None = None
         self._heatmaps: dict[int, Heatmap] = {}
         self._scalars = PlainScalars()
         self._incidents: list[Incident] = []
@@ -70,10 +71,15 @@ class TensorBoardWriter:
         where = "summary_writer" if self._logdir is None else repr(str(self._logdir))
         return f"TensorBoardWriter({where})"
 
+    def write_model(self, model: ModelInfo) -> None:
+        """Keep what is known of the model; it is written with the next step."""
+        self._model = model
+
     def write(self, record: StepRecord) -> None:
         """Write one step; it reaches the disk within seconds, or with the next incident."""
+        self._open()  # after a close it is another session
         self._step = record.step
-        packed, plain = self._wire.step(record), self._plain(record)
+        packed, plain = self._wire.step(record, self._model), self._plain(record)
         if self._axis is None:
             self._put(record.step, packed + plain)
         else:
@@ -87,9 +93,12 @@ class TensorBoardWriter:
 
     def write_incident(self, incident: Incident) -> None:
         """Write one incident; all that was written so far is on disk when this returns."""
+        self._open()
         self._step = max(self._step, incident.step)
+        # Counted, not at the incident's own step: TensorBoard's default loader keeps one event a step of each tag, and
+        # drops what it has when an earlier step comes. Two incidents of one step would be one.
+        self._put(len(self._incidents), [self._wire.incident(incident)])
         self._incidents.append(incident)
-        self._put(incident.step, [self._wire.incident(incident)])
         self._open().flush()
         plain = [_events.scalar(INCIDENTS, len(self._incidents))]
         if len(self._incidents) <= _report.MAX_INCIDENTS:
@@ -98,7 +107,9 @@ class TensorBoardWriter:
         self._open().flush()
 
     def write_summary(self, summary: RunSummary) -> None:
-        """Write the report of the whole run."""
+        """Write the run as a whole, for the tab and as a report."""
+        self._open()
+        self._put(self._step, [self._wire.summary(summary)])
         self._put_plain([_events.text(f"{GROUP}/report", _report.final(summary))])
 
     def close(self) -> None:

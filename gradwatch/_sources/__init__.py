@@ -1,0 +1,1 @@
+"""Recorded runs: what they look like to a reader, and one file for each place that they are kept in."""
