@@ -55,11 +55,23 @@ class HiddenActivations:
                 continue
             self._passed.add(number)
             waiting += [before for before, _ in node.next_functions]
-            name = node.name()
-            if name in _KINDS and not is_hooked(node._raw_saved_result):  # type: ignore[attr-defined]  # noqa: SLF001
-                yield _KINDS[name], _last_dim(node, node._saved_result.detach())  # type: ignore[attr-defined]  # noqa: SLF001
-            elif name in _FUSED_ATTENTION and (chances := _chances(node)) is not None:
-                yield "Softmax", chances
+            try:
+                found = _given_by(node)
+            except RuntimeError:  # changed in place since: the backward pass would say so, if there is one
+                continue
+            if found is not None:
+                yield found
+
+
+def _given_by(node: Any) -> tuple[str, Tensor] | None:
+    """The kind of activation that this operation is, and what it gave; None where it is none or may not be touched."""
+    name = node.name()
+    if name in _KINDS:
+        if is_hooked(node._raw_saved_result):  # noqa: SLF001
+            return None
+        return _KINDS[name], _last_dim(node, node._saved_result.detach())  # noqa: SLF001
+    chances = _chances(node) if name in _FUSED_ATTENTION else None
+    return None if chances is None else ("Softmax", chances)
 
 
 def _number(node: Any) -> int:
@@ -67,21 +79,23 @@ def _number(node: Any) -> int:
 
 
 def _last_dim(node: Any, result: Tensor) -> Tensor:
-    """A softmax's result with its dimension last; torch saves a negative one as an unsigned number."""
-    dim = getattr(node, "_saved_dim", result.dim() - 1)
-    return result.movedim(dim, -1) if dim < result.dim() - 1 else result
+    """A softmax's result with its dimension last; torch saves a negative one as an unsigned number of 64 bits."""
+    dim = getattr(node, "_saved_dim", -1)
+    return result.movedim(dim if dim < 1 << 63 else dim - (1 << 64), -1) if result.dim() else result
 
 
 @torch.no_grad()
 def _chances(node: Any) -> Tensor | None:
     """What each of some last queries gives to every key, ``[rows, keys]``: the kernel itself keeps only their sums.
 
-    The last query sees all keys also where the mask is causal.
+    Where it is causal, the last query sees as many keys as there are queries.
     """
     names = ("query", "key", "logsumexp")
     if any(is_hooked(getattr(node, f"_raw_saved_{name}")) for name in names):
         return None
     query, key, total = (getattr(node, f"_saved_{name}").detach() for name in names)
+    if node._saved_is_causal:  # noqa: SLF001
+        key = key[..., : query.shape[-2], :]
     query, total = query[..., -1, :].flatten(0, -2)[:_MAX_ROWS].float(), total[..., -1].flatten()[:_MAX_ROWS].float()
     if key.shape[:-2].numel() < len(query):
         return None  # several queries share a key
