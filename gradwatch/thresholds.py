@@ -240,6 +240,13 @@ _ALL = (
     _patience(exploding, "jump", "For so many steps in a row the norm must be far above the usual one."),
     _patience(exploding, "growth", "For so many steps in a row the signal must grow from layer to layer."),
     _patience(exploding, "replaced", "At so many sampled steps in a row the update must be as large as the weights."),
+    _number(
+        exploding,
+        "RUNAWAY",
+        "loss (below zero) / first loss (1 at least), and gradient norm / first norm",
+        "A loss that has fallen so far below zero, by gradients that have grown as much, falls without end.",
+    ),
+    _patience(exploding, "runaway", "For so many steps in a row it must be so far below zero."),
     _number(vanishing, "FADE_WEAK", _DECADES, "The same as depth.FADE where the loss stands still too."),
     _number(
         vanishing,
@@ -270,6 +277,13 @@ _ALL = (
         _DECADES,
         "A signal that shrinks so much over a sequence has vanished through time, where the loss stands still too.",
     ),
+    _number(
+        through_time,
+        "STUCK",
+        _DECADES,
+        "One that shrinks so much has where nothing at all was learnt; one that shrinks less is not looked at ...",
+    ),
+    _number(through_time, "STUCK_STEPS", _STEPS, "... after so many steps."),
     _number(
         through_time,
         "GAINED",
@@ -373,12 +387,31 @@ _ALL = (
     ),
     _number(
         lr_too_high,
+        "UPSET",
+        _STEPS,
+        "The same at the very start of a run: some optimizers' first updates are far larger than those that follow.",
+    ),
+    _number(
+        lr_too_high,
+        "SETBACK",
+        "loss / usual loss before the learning rate leapt up",
+        "A loss that has been so much worse at nearly every step since such a leap was set back by it.",
+    ),
+    _number(
+        lr_too_high,
+        "SINKING",
+        "usual loss / loss before the first step",
+        "A model that has become so much worse, slowly and by bold steps, is made worse by them.",
+    ),
+    _number(
+        lr_too_high,
         "RESTLESS",
         _UPDATE,
         "Steps that are usually so large make a model jump about ...",
     ),
     _number(lr_too_high, "RESTLESS_STEPS", _STEPS, "... where the loss has not become better for so many steps."),
     _patience(lr_too_high, "diverged", "For so many steps in a row the loss must be far above that of the start."),
+    _patience(lr_too_high, "sinking", "For so many steps in a row the model must be worse than at the start."),
     _number(stalled, "MOTIONLESS", _UPDATE, "Below it weights that may be trained already do not move."),
     _number(stalled, "CREEPING", _UPDATE, "Below it weights that are still as they were initialised do not move."),
     _number(
@@ -406,6 +439,32 @@ _ALL = (
         "... and those that have come less far than this, where it has not fallen at all.",
     ),
     _number(stalled, "CRAWLING_STEPS", _STEPS, "So many steps they have time."),
+    _number(
+        stalled,
+        "RESTED",
+        "sum of all updates / size of the weights, over all weight matrices",
+        "Weights as initialised that have come less far have not begun to learn already when a loss counts as standing "
+        "still.",
+    ),
+    _number(
+        stalled,
+        "IDLE",
+        "share of the first loss",
+        "A model that has more than that of its loss left has learnt nothing, although its weights move ...",
+    ),
+    _number(stalled, "IDLE_STEPS", _STEPS, "... after so many steps ..."),
+    _number(
+        stalled,
+        "STEADY",
+        "usual fluctuation of the loss / first loss",
+        "... where the loss fluctuates by no more than this: a noisy one may hide that something was learnt.",
+    ),
+    _number(
+        stalled,
+        "GUESSING",
+        "loss / loss of equal chances for all classes",
+        "Trained weights may rest at a loss below it; above it nothing is known that guessing would not give.",
+    ),
     _number(nonfinite, "SKIPPED_STEPS", _STEPS, "So many steps in a row that a GradScaler skips are an incident."),
     _number(
         data_outlier, "FAR", _DECADES, "The gradient norm of a batch that is far off is so far above the usual one ..."
@@ -420,6 +479,19 @@ _ALL = (
     ),
     _number(data_outlier, "AFTERMATH", _STEPS, "... for so many steps in a row ..."),
     _number(data_outlier, "WORSE", _DECADES, "... by at least so much."),
+    _number(
+        data_outlier,
+        "ECHO",
+        _DECADES,
+        "A batch whose gradient norm is so far above the usual one, and higher than anything seen, is to blame ...",
+    ),
+    _number(data_outlier, "ECHO_LOSS", _DECADES, "... if its loss is so far above the usual one too ..."),
+    _number(
+        data_outlier,
+        "FALLEN",
+        _DECADES,
+        "... and the norm of the very next one is lower by so much, while the loss is still worse.",
+    ),
     _number(
         data_outlier,
         "SAME_RATE",

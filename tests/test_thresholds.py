@@ -20,6 +20,7 @@ from gradwatch.records import (
     Activations,
     Layer,
     ModelInfo,
+    Operations,
     Ownerless,
     StepRecord,
     TimeProfile,
@@ -380,11 +381,46 @@ def restless():
     return bold(2 * default("lr_too_high.RESTLESS"), lambda _t: 1.0)
 
 
+def replaced_later():
+    """Weights that are replaced in the midst of a run, which does harm."""
+    return [make(t, ratio=5.0 if t >= 20 else 1e-3, loss=2.0) for t in range(60)]
+
+
+def set_back():
+    """The learning rate leaps up, and the loss is worse from then on: less than would be beyond anything seen."""
+    return [
+        make(t, lr=1.0 if t >= 20 else 0.1, loss=1.5 * default("lr_too_high.SETBACK") ** (t >= 20)) for t in range(60)
+    ]
+
+
+def sinking():
+    """Bold steps, fewer than would be restless, by which the model becomes worse, less than tenfold."""
+    ratio = 0.8 * default("lr_too_high.RESTLESS")
+    return bold(ratio, lambda t: 1.0 if t < 5 else 2 * default("lr_too_high.SINKING"))
+
+
+def bottomless():
+    """A loss that falls without end, ever faster."""
+    return [make(t, 10 ** (t / 20), loss=-(10 ** (t / 20))) for t in range(80)]
+
+
+def idle(weight=FRESH):
+    """The weights move as they should, and the loss stays where it was, but for a little noise."""
+    return [make(t, ratio=3e-3, weight=weight, loss=1 + 1e-3 * (-1) ** t) for t in range(150)]
+
+
 def thrown_back():
     """A batch with a large gradient, and a loss that is somewhat worse from then on."""
     norm = 10 ** (default("data_outlier.SPIKE") + 0.5)
     after = 10 ** (3 * default("data_outlier.WORSE"))
     return [make(t, norm if t == 60 else 1.0, loss=after if t >= 60 else 1.0) for t in range(80)]
+
+
+def echo():
+    """A batch whose gradient and loss are far off, and a loss that is worse at the step that it led to, not later."""
+    norm = 10 ** middle("data_outlier.ECHO", "data_outlier.FAR")
+    loss = {60: 10 ** middle("data_outlier.ECHO_LOSS", "data_outlier.FAR_LOSS"), 61: 2.0}
+    return [make(t, norm if t == 60 else 1.0, loss=loss.get(t, 1.0)) for t in range(80)]
 
 
 NEVER = 10**4
@@ -414,6 +450,8 @@ EFFECTS = {
     "exploding.PATIENCE.jump": (8, jump()),
     "exploding.PATIENCE.growth": (8, chain(-4.0)),
     "exploding.PATIENCE.replaced": (3, bold(50.0, lr=1e-6)),
+    "exploding.RUNAWAY": (1e9, bottomless()),
+    "exploding.PATIENCE.runaway": (9, bottomless()),
     "vanishing.FADE_WEAK": (2.5, chain(2.0, loss=1.0)),
     "vanishing.GONE": (99.0, died_away()),
     "vanishing.NOTHING_STEPS": (NEVER, [make(t, 0.0) for t in range(60)]),
@@ -427,6 +465,8 @@ EFFECTS = {
     "through_time.GAINED": (99.0, through_time(-middle("through_time.GAINED", "through_time.BEYOND"), loss=1.0)),
     "through_time.BEYOND": (99.0, through_time(-default("through_time.BEYOND") - 2)),
     "through_time.PROBES": (NEVER, through_time(default("through_time.LOST") + 2, loss=1.0)),
+    "through_time.STUCK": (99.0, through_time(middle("through_time.STUCK", "through_time.LOST"), loss=1.0)),
+    "through_time.STUCK_STEPS": (NEVER, through_time(middle("through_time.STUCK", "through_time.LOST"), loss=1.0)),
     "dead_relu.DEAD": (2.0, dead()),
     "dead_relu.SICK": (2.0, dead(middle("dead_relu.SICK", "dead_relu.DEAD"), loss=1.0)),
     "dead_relu.PROBES": (NEVER, dead()),
@@ -446,7 +486,11 @@ EFFECTS = {
     "lr_too_high.LEAP": (50.0, leap()),
     "lr_too_high.AFTERMATH": (5, leap(10)),
     "lr_too_high.BEYOND": (100.0, leap()),
-    "lr_too_high.HARMFUL": (9, bold(5.0, lambda _t: 2.0)),
+    "lr_too_high.HARMFUL": (9, replaced_later()),
+    "lr_too_high.UPSET": (9, bold(5.0, lambda _t: 2.0)),
+    "lr_too_high.SETBACK": (99.0, set_back()),
+    "lr_too_high.SINKING": (99.0, sinking()),
+    "lr_too_high.PATIENCE.sinking": (20, sinking()),
     "lr_too_high.PATIENCE.diverged": (9, bold(0.2, lambda t: 2.0 if t < 5 else 50.0)),
     "stalled.MOTIONLESS": (1e-10, motionless()),
     "stalled.CREEPING": (1e-10, motionless(weight=FRESH)),
@@ -455,6 +499,11 @@ EFFECTS = {
     "stalled.CRAWLED": (1e-9, crawling(default("stalled.CRAWLED") / 2, loss=0.9)),
     "stalled.CREPT": (1e-9, crawling(middle("stalled.CRAWLED", "stalled.CREPT"), loss=1.0)),
     "stalled.CRAWLING_STEPS": (NEVER, crawling(default("stalled.CRAWLED") / 2, loss=0.9)),
+    "stalled.RESTED": (1e-9, crawling(default("stalled.RESTED") / 2, loss=1.0)),
+    "stalled.IDLE": (2.0, idle()),
+    "stalled.IDLE_STEPS": (NEVER, idle()),
+    "stalled.STEADY": (1e-9, idle()),
+    "stalled.GUESSING": (99.0, idle(1.5 * FRESH)),
     "nonfinite.SKIPPED_STEPS": (10, skipped()),
     "data_outlier.FAR": (6.0, outlier()),
     "data_outlier.FAR_LOSS": (5.0, outlier()),
@@ -463,26 +512,33 @@ EFFECTS = {
     "data_outlier.SPIKE": (99.0, thrown_back()),
     "data_outlier.AFTERMATH": (NEVER, thrown_back()),
     "data_outlier.WORSE": (99.0, thrown_back()),
+    "data_outlier.ECHO": (9.0, echo()),
+    "data_outlier.ECHO_LOSS": (9.0, echo()),
+    "data_outlier.FALLEN": (9.0, echo()),
     "precedence.FOLLOWS": (5, nan_then_jump()),
     "precedence.LONG_AFTER": (5, burst_then_fade()),
 }
 """For each threshold another value, and a run of which it makes another judgement."""
 
 
-def judged(records):
+def judged(records, model=None):
     """Everything that is told of these records."""
-    judges = Judges(default_detectors())
-    return json.dumps([i.to_json() for record in records for i in judges.observe(record, ModelInfo("M"))])
+    judges, model = Judges(default_detectors()), model or ModelInfo("M")
+    return json.dumps([i.to_json() for record in records for i in judges.observe(record, model)])
+
+
+MODELS = {"stalled.GUESSING": ModelInfo("M", operations=Operations(chance=1.0))}
+"""Where the run alone does not tell enough."""
 
 
 @pytest.mark.parametrize("name", THRESHOLDS)
 def test_it_decides_something(name):
     """With another value another judgement is made; afterwards the old one again. Nothing fails on the way."""
-    value, records = EFFECTS[name]
-    before = judged(records)
+    (value, records), model = EFFECTS[name], MODELS.get(name)
+    before = judged(records, model)
     with override({name: value}):
-        assert judged(records) != before
-    assert judged(records) == before
+        assert judged(records, model) != before
+    assert judged(records, model) == before
 
 
 EXAMPLES = (
@@ -500,6 +556,11 @@ EXAMPLES = (
     through_time(7.0, loss=1.0),
     through_time(-7.0),
     thrown_back(),
+    bottomless(),
+    idle(),
+    sinking(),
+    set_back(),
+    echo(),
 )
 
 
