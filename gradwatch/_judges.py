@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Any
 
-from gradwatch._baselines import Course
 from gradwatch._precedence import Precedence
-from gradwatch._scene import Forward, Scene
-from gradwatch._weights import Weights
+from gradwatch._scene import Scene
 from gradwatch.detectors import Detector
+from gradwatch.detectors._base import Shared
 from gradwatch.diagnosis import diagnose
 from gradwatch.errors import warn
 from gradwatch.records import Incident, ModelInfo, StepRecord, number_to_json
 from gradwatch.suppression import Sieve, Suppression
-
-SharedT = TypeVar("SharedT")
 
 _PRECEDENCE, _SUPPRESSED, _SCENE = "_precedence", "_suppressed", "_scene"  # no detector's kind: those are plain words
 
@@ -32,8 +29,10 @@ class Judges:
     def __init__(self, detectors: Iterable[Detector], suppress: Iterable[Suppression] = ()) -> None:
         self._detectors = list(detectors)
         self._precedence = Precedence()
-        self._scene = Scene(_shared(self._detectors, Forward), _shared(self._detectors, Weights))
-        self._course = _shared(self._detectors, Course) or Course()
+        held = (getattr(detector, "shared", None) for detector in self._detectors)
+        shared = next((found for found in held if isinstance(found, Shared)), None) or Shared()
+        self._scene = Scene(shared.forward, shared.weights)
+        self._course = shared.course
         self._sieve = Sieve(suppress)
 
     @property
@@ -82,12 +81,6 @@ class Judges:
         self._precedence.load_state_dict(state.get(_PRECEDENCE, {}))
         self._scene.load_state_dict(state.get(_SCENE, {}))
         self._sieve.load_state_dict(state.get(_SUPPRESSED, {}))
-
-
-def _shared(detectors: Iterable[Detector], kind: type[SharedT]) -> SharedT | None:
-    """What the detectors share of this kind: made once a step for all of them, and for the scene too."""
-    held = (value for detector in detectors for value in getattr(detector, "__dict__", {}).values())
-    return next((value for value in held if isinstance(value, kind)), None)
 
 
 _ROOTS: Mapping[tuple[str, str], str] = {

@@ -82,7 +82,6 @@ FLOORS: dict[int, set[str]] = {
         "writers.*",
     },
     3: {
-        "detectors._base",
         "_sources.protocol",
         "_probes.calls",
         "_scene",
@@ -120,11 +119,11 @@ FLOORS: dict[int, set[str]] = {
         "_commands.terminal",
         "_commands.pages",
         "tensorboard_plugin.live",
-        "detectors.*",
+        "detectors._base",
     },
     6: {
+        "detectors.*",
         "_measurement",
-        "detectors",
         "_sources.opened",
         "_figures.depth",
         "_figures.heatmap",
@@ -132,7 +131,8 @@ FLOORS: dict[int, set[str]] = {
         "tensorboard_plugin.runs",
         "tensorboard_plugin.stripes",
     },
-    7: {
+    7: {"detectors"},
+    8: {
         "recording",
         "figures",
         "_report.embedded",
@@ -145,7 +145,7 @@ FLOORS: dict[int, set[str]] = {
         "_probes.schedule",
         "thresholds",
     },
-    8: {
+    9: {
         "_notebook",
         "_report.answer",
         "_report.compare",
@@ -156,12 +156,12 @@ FLOORS: dict[int, set[str]] = {
         "_tracks",
         "tensorboard_plugin.routes",
     },
-    9: {"_monitor", "_report.page", "tensorboard_plugin.plugin"},
-    10: {"_readout", "tensorboard_plugin.loader"},
-    11: {"_context", "lightning"},
-    12: {"_demo", "_commands.explain", "_commands.replay", "_commands.report", "_commands.diff"},
-    13: {"_cli"},
-    14: {"__main__", ""},
+    10: {"_monitor", "_report.page", "tensorboard_plugin.plugin"},
+    11: {"_readout", "tensorboard_plugin.loader"},
+    12: {"_context", "lightning"},
+    13: {"_demo", "_commands.explain", "_commands.replay", "_commands.report", "_commands.diff"},
+    14: {"_cli"},
+    15: {"__main__", ""},
 }
 """A module imports only from lower floors; ``writers.*`` are all in that folder, and may import its private helpers."""
 

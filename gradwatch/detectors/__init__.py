@@ -11,11 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from gradwatch._baselines import Course
-from gradwatch._depth import DepthProfiles
-from gradwatch._scene import Forward
-from gradwatch._signal import SignalProfiles
-from gradwatch._weights import Weights
+from gradwatch.detectors._base import Shared
 from gradwatch.detectors.data_outlier import DataOutlierDetector
 from gradwatch.detectors.dead_relu import DeadReluDetector
 from gradwatch.detectors.disconnected import DisconnectedDetector
@@ -66,18 +62,17 @@ class Detector(Protocol):
 
 def default_detectors() -> tuple[Detector, ...]:
     """One detector of every kind, root causes first; they share what they derive from a step."""
-    depth, weights, forward, course = DepthProfiles(), Weights(), Forward(), Course()
-    signal = SignalProfiles(forward)
+    shared = Shared()
     return (
-        NonfiniteDetector(),
-        DataOutlierDetector(weights),
-        LrTooHighDetector(weights, course),
-        ExplodingDetector(depth, weights, signal, forward, course),
-        DisconnectedDetector(forward),
-        DeadReluDetector(forward, course),
-        SaturationDetector(forward, weights, course),
-        InputScaleDetector(forward, weights, course),
-        VanishingDetector(depth, weights, signal, course),
-        StalledDetector(weights, course),
-        ThroughTimeDetector(weights),
+        NonfiniteDetector(shared),
+        DataOutlierDetector(shared),
+        LrTooHighDetector(shared),
+        ExplodingDetector(shared),
+        DisconnectedDetector(shared),
+        DeadReluDetector(shared),
+        SaturationDetector(shared),
+        InputScaleDetector(shared),
+        VanishingDetector(shared),
+        StalledDetector(shared),
+        ThroughTimeDetector(shared),
     )

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from gradwatch._baselines import SPREADS, WARM_STEPS, Episode, Level, counts
 from gradwatch._decades import number, power
-from gradwatch._memory import Memory
-from gradwatch._weights import BOLD, Weights
+from gradwatch._weights import BOLD
+from gradwatch.detectors._base import Remembering
 from gradwatch.records import Incident, Severity, StepRecord
 
 FAR = 3.0
@@ -82,7 +80,7 @@ class _OutlierState:
     update: float = 0.0
 
 
-class DataOutlierDetector:
+class DataOutlierDetector(Remembering[_OutlierState]):
     """One batch is to blame: its loss and norm leap up from one step to the next, though nothing else changed.
 
     The weights at this step are those of the step before plus one update. If that update was an ordinary one, the
@@ -90,18 +88,7 @@ class DataOutlierDetector:
     """
 
     kind = "data_outlier"
-
-    def __init__(self, weights: Weights | None = None) -> None:
-        self._weights = weights or Weights()
-        self._memory = Memory(_OutlierState)
-
-    def state_dict(self) -> dict[str, Any]:
-        """What is remembered, as plain data."""
-        return self._memory.to_plain()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """The inverse of :meth:`state_dict`."""
-        self._memory.from_plain(state)
+    new_state = _OutlierState
 
     def observe(self, record: StepRecord) -> list[Incident]:
         """The incidents that begin at this step."""

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from gradwatch._baselines import STALLED_STEPS, Course, Episode, Learning, Progress, counts
-from gradwatch._scene import Calls, Forward
+from gradwatch._baselines import STALLED_STEPS, Episode, Learning, Progress, counts
+from gradwatch._scene import Calls
 from gradwatch._weights import Weights, WeightScale, bias_size
-from gradwatch.detectors._base import Remembering
+from gradwatch.detectors._base import Remembering, Shared
 from gradwatch.records import Float64Array, Incident, Layer, Severity, StepRecord
 from gradwatch.wording import percent
 
@@ -52,11 +52,10 @@ class DeadReluDetector(Remembering[_DeadState]):
     """A layer's units give zero whatever they are shown; no gradient passes, so none of them recovers."""
 
     kind = "dead_relu"
+    new_state = _DeadState
 
-    def __init__(self, forward: Forward | None = None, course: Course | None = None) -> None:
-        super().__init__(_DeadState)
-        self._course = course or Course()
-        self._forward = forward or Forward()
+    def __init__(self, shared: Shared | None = None) -> None:
+        super().__init__(shared)
         self._measured: dict[int, StepRecord] = {}  # the last one with weights; a resumed run soon has another
 
     def observe(self, record: StepRecord) -> list[Incident]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from gradwatch._activation_kinds import ACTIVATIONS
 from gradwatch._baselines import WARM_STEPS
-from gradwatch._scene import Calls, Forward
+from gradwatch._scene import Calls
 from gradwatch._weights import looks_untrained
 from gradwatch.detectors._base import Remembering
 from gradwatch.records import Incident, Severity, StepRecord
@@ -52,10 +52,7 @@ class DisconnectedDetector(Remembering[_DisconnectedState]):
     """Something meant to be trained is not: the way back from the loss is cut behind it, or nobody owns it."""
 
     kind = "disconnected"
-
-    def __init__(self, forward: Forward | None = None) -> None:
-        super().__init__(_DisconnectedState)
-        self._forward = forward or Forward()
+    new_state = _DisconnectedState
 
     def observe(self, record: StepRecord) -> list[Incident]:
         """The incidents that begin at this step."""

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from gradwatch._baselines import (
     STALLED_STEPS,
     WARM_STEPS,
-    Course,
     Episode,
     Learning,
     Level,
@@ -24,11 +22,11 @@ from gradwatch._baselines import (
     counts,
 )
 from gradwatch._decades import number, power
-from gradwatch._depth import FADE, DepthProfiles, Profile
-from gradwatch._memory import Memory, PerLayers
-from gradwatch._scene import Calls, Forward
-from gradwatch._signal import SignalProfiles
-from gradwatch._weights import LARGE, REPLACED, Weights, WeightScale
+from gradwatch._depth import FADE, Profile
+from gradwatch._memory import PerLayers
+from gradwatch._scene import Calls
+from gradwatch._weights import LARGE, REPLACED, WeightScale
+from gradwatch.detectors._base import Remembering, Shared
 from gradwatch.records import Float64Array, Incident, Layer, Severity, StepRecord
 
 BURST = 3.0
@@ -73,34 +71,15 @@ class _ExplodingState:
     """Probed steps in a row that show the signal itself growing."""
 
 
-class ExplodingDetector:
+class ExplodingDetector(Remembering[_ExplodingState]):
     """Gradients far above their usual size, growing from layer to layer, or too large for any learning rate."""
 
     kind = "exploding"
+    new_state = _ExplodingState
 
-    def __init__(
-        self,
-        depth: DepthProfiles | None = None,
-        weights: Weights | None = None,
-        signal: SignalProfiles | None = None,
-        forward: Forward | None = None,
-        course: Course | None = None,
-    ) -> None:
-        self._course = course or Course()
-        self._depth = depth or DepthProfiles()
-        self._signal = signal or SignalProfiles(forward)
-        self._forward = forward or Forward()
-        self._weights = weights or Weights()
-        self._memory = Memory(_ExplodingState)
+    def __init__(self, shared: Shared | None = None) -> None:
+        super().__init__(shared)
         self._names = PerLayers(_names)
-
-    def state_dict(self) -> dict[str, Any]:
-        """What is remembered, as plain data."""
-        return self._memory.to_plain()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """The inverse of :meth:`state_dict`."""
-        self._memory.from_plain(state)
 
     def observe(self, record: StepRecord) -> list[Incident]:
         """The incidents that begin at this step."""

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from gradwatch._baselines import STALLED_STEPS, Course, Episode, Learning, Progress, counts
+from gradwatch._baselines import STALLED_STEPS, Episode, Learning, Progress, counts
 from gradwatch._decades import number
-from gradwatch._scene import Forward
 from gradwatch._sizes import LARGE_INPUT, SMALL_INPUT
-from gradwatch._weights import Weights
 from gradwatch.detectors._base import Remembering
 from gradwatch.records import Incident, Severity, StepRecord
 
@@ -42,14 +40,7 @@ class InputScaleDetector(Remembering[_InputState]):
     """
 
     kind = "input_scale"
-
-    def __init__(
-        self, forward: Forward | None = None, weights: Weights | None = None, course: Course | None = None
-    ) -> None:
-        super().__init__(_InputState)
-        self._course = course or Course()
-        self._forward = forward or Forward()
-        self._weights = weights or Weights()
+    new_state = _InputState
 
     def observe(self, record: StepRecord) -> list[Incident]:
         """The incidents that begin at this step."""

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
-from gradwatch._baselines import STALLED_STEPS, WARM_STEPS, Course, Episode, Learning, Progress, Streaks, counts
+from gradwatch._baselines import STALLED_STEPS, WARM_STEPS, Episode, Learning, Progress, Streaks, counts
 from gradwatch._decades import number
-from gradwatch._memory import Memory
-from gradwatch._weights import BOLD, REPLACED, Weights, WeightScale
+from gradwatch._weights import BOLD, REPLACED, WeightScale
+from gradwatch.detectors._base import Remembering
 from gradwatch.records import Incident, Severity, StepRecord
 
 HIGHER = 10.0
@@ -101,7 +100,7 @@ class _RateState:
         return self.usual if self.matrices > 1 else 0.0
 
 
-class LrTooHighDetector:
+class LrTooHighDetector(Remembering[_RateState]):
     """Steps so large that they undo what was learnt, although weights and gradients are sound in themselves.
 
     An update as large as the weights has two possible roots. With weights or gradients that are out of all proportion
@@ -109,19 +108,7 @@ class LrTooHighDetector:
     """
 
     kind = "lr_too_high"
-
-    def __init__(self, weights: Weights | None = None, course: Course | None = None) -> None:
-        self._course = course or Course()
-        self._weights = weights or Weights()
-        self._memory = Memory(_RateState)
-
-    def state_dict(self) -> dict[str, Any]:
-        """What is remembered, as plain data."""
-        return self._memory.to_plain()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """The inverse of :meth:`state_dict`."""
-        self._memory.from_plain(state)
+    new_state = _RateState
 
     def observe(self, record: StepRecord) -> list[Incident]:
         """The incidents that begin at this step."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 
 from gradwatch._backward_order import WHAT, backward_birthplace, born_in_words
 from gradwatch._baselines import Episode
-from gradwatch._memory import Memory
+from gradwatch.detectors._base import Remembering
 from gradwatch.records import Birthplace, Incident, Int64Array, Severity, StepRecord, Unavailable
 from gradwatch.wording import number
 
@@ -26,21 +25,11 @@ class _NonfiniteState:
     skipped: int = 0
 
 
-class NonfiniteDetector:
+class NonfiniteDetector(Remembering[_NonfiniteState]):
     """NaN or inf in gradients, weights or the loss; a GradScaler that skips step after step."""
 
     kind = "nonfinite"
-
-    def __init__(self) -> None:
-        self._memory = Memory(_NonfiniteState)
-
-    def state_dict(self) -> dict[str, Any]:
-        """What is remembered, as plain data."""
-        return self._memory.to_plain()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """The inverse of :meth:`state_dict`."""
-        self._memory.from_plain(state)
+    new_state = _NonfiniteState
 
     def observe(self, record: StepRecord) -> list[Incident]:
         """The incidents that begin at this step."""

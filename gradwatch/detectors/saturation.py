@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from gradwatch._baselines import STALLED_STEPS, WARM_STEPS, Course, Episode, Learning, Progress, Signal, counts
-from gradwatch._scene import Calls, Forward
-from gradwatch._weights import Weights, WeightScale
+from gradwatch._baselines import STALLED_STEPS, WARM_STEPS, Episode, Learning, Progress, Signal, counts
+from gradwatch._scene import Calls
+from gradwatch._weights import WeightScale
 from gradwatch.detectors._base import Remembering
 from gradwatch.records import Incident, Severity, StepRecord
 from gradwatch.wording import percent
@@ -74,14 +74,7 @@ class SaturationDetector(Remembering[_SaturationState]):
     """
 
     kind = "saturation"
-
-    def __init__(
-        self, forward: Forward | None = None, weights: Weights | None = None, course: Course | None = None
-    ) -> None:
-        super().__init__(_SaturationState)
-        self._course = course or Course()
-        self._forward = forward or Forward()
-        self._weights = weights or Weights()
+    new_state = _SaturationState
 
     def observe(self, record: StepRecord) -> list[Incident]:
         """The incidents that begin at this step."""

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
-from gradwatch._baselines import STALLED_STEPS, WARM_STEPS, Course, Episode, Learning, Progress, counts
+from gradwatch._baselines import STALLED_STEPS, WARM_STEPS, Episode, Learning, Progress, counts
 from gradwatch._decades import extremes, number
-from gradwatch._memory import Memory
-from gradwatch._weights import Weights
+from gradwatch.detectors._base import Remembering
 from gradwatch.records import Float64Array, Incident, Severity, StepRecord
 
 MOTIONLESS = 1e-7
@@ -131,7 +128,7 @@ class _StalledState:
     trend: Trend = field(default_factory=Trend)
 
 
-class StalledDetector:
+class StalledDetector(Remembering[_StalledState]):
     """The weights do not move.
 
     It looks at the matrix that moves most: in a net whose signal vanishes the last layers still move, under
@@ -139,19 +136,7 @@ class StalledDetector:
     """
 
     kind = "stalled"
-
-    def __init__(self, weights: Weights | None = None, course: Course | None = None) -> None:
-        self._course = course or Course()
-        self._weights = weights or Weights()
-        self._memory = Memory(_StalledState)
-
-    def state_dict(self) -> dict[str, Any]:
-        """What is remembered, as plain data."""
-        return self._memory.to_plain()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """The inverse of :meth:`state_dict`."""
-        self._memory.from_plain(state)
+    new_state = _StalledState
 
     def observe(self, record: StepRecord) -> list[Incident]:
         """The incidents that begin at this step."""

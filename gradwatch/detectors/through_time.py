@@ -14,7 +14,6 @@ from typing import Any
 
 from gradwatch._baselines import CLEAN_STEPS, STALLED_STEPS, WARM_STEPS, Episode, Level, Progress, counts
 from gradwatch._horizon import Horizon, horizon, in_words
-from gradwatch._weights import Weights
 from gradwatch.detectors._base import Remembering
 from gradwatch.records import Incident, Severity, StepRecord, TimeProfile
 
@@ -86,10 +85,7 @@ class ThroughTimeDetector(Remembering[_TimeState]):
     """The learning signal fades or grows through time in a recurrent layer: ``vanishing``, ``exploding``."""
 
     kind = "through_time"
-
-    def __init__(self, weights: Weights | None = None) -> None:
-        super().__init__(_TimeState)
-        self._weights = weights or Weights()
+    new_state = _TimeState
 
     def observe(self, record: StepRecord) -> list[Incident]:
         """The incidents that begin at this step."""

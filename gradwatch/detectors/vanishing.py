@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gradwatch._baselines import STALLED_STEPS, WARM_STEPS, Course, Episode, Learning, Progress, Signal, Streaks, counts
+from gradwatch._baselines import STALLED_STEPS, WARM_STEPS, Episode, Learning, Progress, Signal, Streaks, counts
 from gradwatch._decades import fraction, power
-from gradwatch._depth import FADE, DepthProfiles, Profile
-from gradwatch._memory import Memory
-from gradwatch._signal import SignalProfiles
-from gradwatch._weights import Weights, WeightScale
+from gradwatch._depth import FADE, Profile
+from gradwatch._weights import WeightScale
+from gradwatch.detectors._base import Remembering
 from gradwatch.records import Incident, Severity, StepRecord
 
 FADE_WEAK = 1.5
@@ -85,31 +82,11 @@ class _Symptom:
     height: float = 0.0
 
 
-class VanishingDetector:
+class VanishingDetector(Remembering[_VanishingState]):
     """The learning signal does not reach some layers: it fades on its way back, breaks off, or skips one."""
 
     kind = "vanishing"
-
-    def __init__(
-        self,
-        depth: DepthProfiles | None = None,
-        weights: Weights | None = None,
-        signal: SignalProfiles | None = None,
-        course: Course | None = None,
-    ) -> None:
-        self._course = course or Course()
-        self._depth = depth or DepthProfiles()
-        self._signal = signal or SignalProfiles()
-        self._weights = weights or Weights()
-        self._memory = Memory(_VanishingState)
-
-    def state_dict(self) -> dict[str, Any]:
-        """What is remembered, as plain data."""
-        return self._memory.to_plain()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """The inverse of :meth:`state_dict`."""
-        self._memory.from_plain(state)
+    new_state = _VanishingState
 
     def observe(self, record: StepRecord) -> list[Incident]:
         """The incidents that begin at this step."""
