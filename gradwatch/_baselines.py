@@ -26,6 +26,9 @@ SPREADS = 5.0
 STALLED_STEPS = 60
 """Steps without a better loss that count as standing still."""
 
+SETTLED_STEPS = 90
+"""Steps in which a loss that began far above what guessing gives has had time to fall to it."""
+
 WARM_STEPS = 10
 """Steps before a history counts as one."""
 
@@ -188,7 +191,7 @@ class Learning:
     @property
     def start(self) -> float:
         """What the loss is held against: the first one, or what guessing gives where it has had time to fall to it."""
-        return self.first if self.count < STALLED_STEPS else min(self.first, self.chance)
+        return self.first if self.count < SETTLED_STEPS else min(self.first, self.chance)
 
     def update(self, loss: float | None) -> None:
         """Take in one step's loss; an unknown or non-finite one tells nothing."""
@@ -242,7 +245,8 @@ class Course:
         known = self._followed.get(record.optimizer)
         if known is not None and known[0] is record:
             return known[1], known[2]
-        learning.chance = self.chance
+        if self.chance < math.inf:  # after a resume the graph may not have been seen yet
+            learning.chance = self.chance
         learning.update(record.loss)
         progress.update(record.loss)
         self._followed[record.optimizer] = record, learning, progress

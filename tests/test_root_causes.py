@@ -9,7 +9,10 @@ import math
 import numpy as np
 import pytest
 import torch
+from faults import reads_well, train
+from models import mlp
 from sklearn.datasets import load_breast_cancer
+from torch.nn import functional
 
 import gradwatch
 from gradwatch._baselines import CLEAN_STEPS
@@ -17,7 +20,7 @@ from gradwatch._judges import Judges
 from gradwatch._precedence import FOLLOWS, LONG_AFTER, Precedence
 from gradwatch.detectors import default_detectors
 from gradwatch.errors import StateError
-from gradwatch.records import Cause, Incident, Layer, ModelInfo, Remedy, Severity, StepRecord
+from gradwatch.records import Cause, Incident, Layer, ModelInfo, Operations, Remedy, Severity, StepRecord
 
 DEPTH, WIDTH = 6, 64
 FRESH = math.sqrt(WIDTH / 3)
@@ -44,9 +47,9 @@ def make(step, norm=1.0, ratio=1e-3, *, weight=FRESH, every=10, layers=LAYERS, *
     return StepRecord(**{"step": step, "layers": layers, "grad_norm": norms, "num_nonfinite": bad, **values, **fields})
 
 
-def told(records):
-    """What a watch tells of these records, consequences sifted out."""
-    judges, model = Judges(default_detectors()), ModelInfo("")
+def told(records, chance=None):
+    """What a watch tells of these records, consequences sifted out; ``chance`` is the loss that guessing gives."""
+    judges, model = Judges(default_detectors()), ModelInfo("", operations=Operations(chance=chance))
     return [incident for record in records for incident in judges.observe(record, model)]
 
 
@@ -211,6 +214,114 @@ def test_an_untold_loss_cannot_object():
     assert "loss" not in incident.message
 
 
+def mislabelled(output, _labels):
+    """Labels that have nothing to do with the images, as after a shuffle of one of the two."""
+    return functional.cross_entropy(output, torch.randint(10, (len(output),)))
+
+
+def test_a_model_that_learns_nothing_although_its_weights_move():
+    """Labels that do not belong to the images: told after 120 steps; with the right ones the same run is silent."""
+    runs = []
+    for loss_fn in (mislabelled, functional.cross_entropy):
+        torch.manual_seed(0)
+        model = mlp()
+        optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+        runs.append(train(model, 160, optimizer=optimizer, size=256, loss_fn=loss_fn).incidents)
+    ((incident,), healthy) = runs
+    assert healthy == []
+    assert (incident.kind, incident.evidence["rule"]) == ("stalled", "idle")
+    assert 120 <= incident.step <= 130
+    assert "has learnt nothing" in incident.message
+    assert "lr_too_low" not in [cause.name for cause in incident.causes], "the weights move as they should"
+    reads_well(incident)
+
+
+def idle(steps=200, *, loss=lambda _t: 2.3, ratio=3e-3, **fields):
+    """Weights that move as they should, and a loss that stays where it was."""
+    return [make(t, ratio=ratio, loss=loss(t), **fields) for t in range(steps)]
+
+
+def test_what_a_loss_can_hide_is_not_called_idle():
+    """A loss that fluctuates may have fallen by a hundredth, and one that has is learning; a warm-up has not begun."""
+    rng = np.random.default_rng(0)
+    assert [(i.step, i.evidence["rule"]) for i in told(idle())] == [(120, "idle")]
+    assert told(idle(loss=lambda _t: flat(rng))) == []
+    assert told(idle(loss=lambda t: 2.3 - 0.0003 * t)) == []
+    warming = [make(t, ratio=3e-3, loss=2.3, lr=1e-6 * 1.02**t) for t in range(200)]
+    assert told(warming) == []
+
+
+def test_idle_is_news_only_where_nothing_else_was_told():
+    """After a NaN long ago, or an explosion, nobody need be told that nothing has been learnt."""
+    bad = np.zeros(DEPTH, dtype=np.int64)
+    bad[2] = 1
+    for worse in (make(20, 1e5, loss=2.3), make(20, bad=bad, loss=2.3)):
+        records = idle(400)
+        records[20] = worse
+        (incident,) = told(records)
+        assert incident.step == 20
+        assert incident.kind != "stalled"
+
+
+@pytest.mark.parametrize("chance", [None, 2.3, 9.2])
+def test_trained_weights_may_rest_unless_they_know_nothing(chance):
+    """Fine-tuning at its floor is silent; a loss that guessing would give is none, whatever the weights look like."""
+    trained = FRESH * np.linspace(0.9, 2.0, DEPTH)
+    incidents = told(idle(weight=trained), chance)
+    assert [i.evidence["rule"] for i in incidents] == (["idle"] if chance == 2.3 else [])
+
+
+def test_a_crawl_is_told_as_soon_as_a_loss_counts_as_standing_still():
+    """Untrained weights that have come next to nowhere need not wait for ninety steps; a little farther, they must."""
+    slow, faster = (told(idle(ratio=ratio)) for ratio in (1e-4, 4e-4))
+    assert [(i.step, i.evidence["rule"]) for i in slow] == [(70, "fresh")]
+    assert [(i.step, i.evidence["rule"]) for i in faster] == [(100, "fresh")]
+    assert told(idle(ratio=1e-4, loss=lambda t: 2.3 * 0.996**t)) == []
+
+
+# ------------------------------------------------------------------------------------------------ what guessing gives
+
+
+def restless(first=20.0, then=2.3):
+    """Bold steps; a wild first loss falls to another one and stays."""
+    return [make(t, ratio=0.1, loss=first if t < 3 else then) for t in range(160)]
+
+
+def test_a_fall_to_what_guessing_gives_is_no_learning():
+    """From a wild start to chance is not nine tenths of the way: told where chance is known, and not where it is."""
+    assert told(restless()) == []
+    (incident,) = told(restless(), chance=2.3)
+    assert incident.kind == "lr_too_high"
+    assert told(restless(), chance=20.0) == [], "far below chance something has been learnt"
+
+
+@pytest.mark.parametrize("cut", [5, 70, 100])
+def test_chance_survives_a_checkpoint(cut):
+    """Saved, sent through JSON, loaded into new judges: the same is told, also where the graph is seen no more."""
+    known, unknown = (ModelInfo("", operations=Operations(chance=chance)) for chance in (2.3, None))
+    for later in (known, ModelInfo(""), unknown):
+        first, second = Judges(default_detectors()), Judges(default_detectors())
+        got = [i for record in restless()[:cut] for i in first.observe(record, known)]
+        second.load_state_dict(json.loads(json.dumps(first.state_dict())))
+        assert second.state_dict()["stalled"] == first.state_dict()["stalled"]
+        assert first.state_dict()["stalled"]["0"]["learning"]["chance"] == 2.3
+        got += [i for record in restless()[cut:] for i in second.observe(record, later)]
+        assert got == told(restless(), chance=2.3)
+
+
+def test_a_watch_hands_chance_on():
+    """A real classifier's detectors know what guessing gives; those of a regression do not."""
+    for loss_fn, expected in (
+        (functional.cross_entropy, math.log(10)),
+        (lambda output, y: functional.mse_loss(output, functional.one_hot(y, 10).float()), math.inf),
+    ):
+        model = mlp()
+        watch = train(model, 12, loss_fn=loss_fn)
+        states = watch._monitor.ledger._judges.state_dict()
+        for kind in ("stalled", "vanishing", "exploding"):
+            assert float(states[kind]["0"]["learning"]["chance"]) == pytest.approx(expected)
+
+
 # -------------------------------------------------------------------------------------------------------- lr_too_high
 
 
@@ -232,8 +343,8 @@ def test_sound_weights_that_are_replaced_blame_the_rate():
 
 def test_a_replacing_step_must_do_harm():
     """A step that replaces the weights is a fault once the loss has been no better for two steps."""
-    (incident,) = told(make(t, ratio=2.0 if t == 0 else 0.01, loss=2.3 if t == 0 else 4.0) for t in range(9))
-    assert (incident.kind, incident.step, incident.evidence["rule"]) == ("lr_too_high", 2, "replaced")
+    (incident,) = told(make(t, ratio=2.0 if t == 20 else 0.01, loss=2.3 if t <= 20 else 4.0) for t in range(29))
+    assert (incident.kind, incident.step, incident.evidence["rule"]) == ("lr_too_high", 22, "replaced")
     assert told(make(t, ratio=2.0 if t == 0 else 0.01, loss=(0.7, 1.2, 0.6, 0.5)[min(t, 3)]) for t in range(60)) == []
 
 
@@ -261,6 +372,72 @@ def test_a_model_that_jumps_about_learns_nothing():
     (incident,) = told(make(t, ratio=0.2, loss=flat(rng)) for t in range(200))
     assert incident.evidence["rule"] == "restless"
     assert told(make(t, ratio=0.2, loss=2.3 * 0.99**t) for t in range(200)) == []
+
+
+def set_back(loss=4.5, steps=20):
+    """A leap of the learning rate after 60 steps, and a loss that is worse for so many of the next."""
+    return [make(t, loss=loss if 60 <= t < 60 + steps else 2.0, lr=1.0 if t >= 60 else 0.1) for t in range(120)]
+
+
+def test_a_leap_that_sets_the_run_back():
+    """Twice the usual loss at nearly every step since the leap: told when its aftermath is over, and told why."""
+    (incident,) = told(set_back(steps=60))
+    assert (incident.kind, incident.step, incident.evidence["rule"]) == ("lr_too_high", 80, "jumped")
+    assert "has been about 4.5 ever since, where 2 was usual" in incident.message
+    assert incident.causes[0].name == "lr_jumped"
+    assert told(set_back(steps=12)) == [], "it has come back"
+    assert told(set_back(loss=3.0, steps=60)) == [], "that is not much worse"
+
+
+def test_a_real_run_that_a_leap_sets_back():
+    """Ten times the learning rate after 300 good steps, and the loss is what it was long ago: told 20 steps later."""
+    torch.manual_seed(0)
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), 0.05)
+
+    def leap(step):
+        optimizer.param_groups[0]["lr"] = 0.5 if step >= 300 else 0.05
+
+    (incident,) = train(model, 330, optimizer=optimizer, before=leap).incidents
+    assert (incident.kind, incident.step, incident.causes[0].name) == ("lr_too_high", 320, "lr_jumped")
+    reads_well(incident)
+
+
+def sinking(ratio=0.04, worse=6.0):
+    """A loss that is soon worse than it was, by steps of that size."""
+    return [make(t, ratio=ratio, loss=(2.3 if t < 20 else worse) * (1 + 0.05 * (-1) ** t)) for t in range(160)]
+
+
+def test_a_model_that_becomes_worse_and_worse():
+    """Twice the first loss for long by bold steps; not by ordinary ones, whose doing it cannot be, and not for less."""
+    (incident,) = told(sinking())
+    assert (incident.kind, incident.evidence["rule"]) == ("lr_too_high", "sinking")
+    assert 60 <= incident.step <= 75
+    assert "makes the model worse: the loss is 2.6 times" in incident.message
+    assert told(sinking(ratio=2e-3)) == []
+    assert told(sinking(worse=4.0)) == []
+
+
+def test_wild_first_updates_have_five_steps():
+    """Adagrad's first updates are its largest: they may do harm for a few steps, and later on for two."""
+
+    def harmed(steps, at=0):
+        worse = range(at + 1, at + 1 + steps)
+        return [make(t, ratio=3.0 if t == at else 0.01, loss=4.0 if t in worse else 2.0 * 0.99**t) for t in range(60)]
+
+    assert told(harmed(4)) == []
+    assert [(i.step, i.evidence["rule"]) for i in told(harmed(6))] == [(5, "replaced")]
+    assert [(i.step, i.evidence["rule"]) for i in told(harmed(3, at=20))] == [(22, "replaced")]
+
+
+@pytest.mark.parametrize(("lr", "expected"), [(0.1, []), (0.3, ["lr_too_high"])])
+def test_adagrad_at_bold_and_at_wild_rates(lr, expected):
+    """A real net: the first steps of both replace its weights, one of them learns all the same."""
+    torch.manual_seed(0)
+    model = mlp()
+    incidents = train(model, 60, optimizer=torch.optim.Adagrad(model.parameters(), lr)).incidents
+    assert kinds(incidents) == expected
+    assert all(incident.step <= 10 for incident in incidents)
 
 
 # -------------------------------------------------------------------------------------------------------- data_outlier
@@ -291,6 +468,118 @@ def test_a_changed_rate_acquits_the_batch():
     """When the learning rate rose at the step before, the batch is not the only thing that is new."""
     records = [make(t, loss=2.0, lr=0.1) for t in range(50)] + [make(50, loss=2.0, lr=1.0)]
     assert {incident.kind for incident in told([*records, make(51, 1e6, loss=2e6, lr=1.0)])} == {"lr_too_high"}
+
+
+def echo(loss_after=3.0, norm_after=1.0, norm=10**2.5, loss=60.0):
+    """A batch that is far off, if less than needs no second look, and the step that it led to."""
+    there = {60: (norm, loss), 61: (norm_after, loss_after)}
+    return [make(t, there.get(t, (1.0, 2.0))[0], loss=there.get(t, (1.0, 2.0))[1]) for t in range(90)]
+
+
+def test_a_bad_batch_is_known_by_its_echo():
+    """Loud once, quiet at the next step, and worse by what it did: the batch is to blame, one step later."""
+    (incident,) = told(echo())
+    assert (incident.kind, incident.step, incident.causes[0].name) == ("data_outlier", 61, "one_bad_batch")
+    assert "batch of step 60" in incident.causes[0].remedies[0].action
+    assert "after the step that it led to" in incident.message
+    assert told(echo(loss_after=2.0)) == [], "it has done no harm"
+    assert told(echo(loss=15.0)) == [], "its loss was not far off"
+    assert told(echo(norm=30.0)) == [], "its gradient was not far off"
+
+
+def test_weights_that_stay_as_loud_are_no_echo():
+    """Then the batch is not all that is new."""
+    assert [i for i in told(echo(norm_after=10**2.2)[:62]) if i.kind == "data_outlier"] == []
+
+
+def test_a_real_batch_of_another_unit():
+    """Targets 300 times as large in one batch: told at the next step; the same run without it is silent."""
+    runs = []
+    for factor in (300.0, 1.0):
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Linear(6, 16), torch.nn.ReLU(), torch.nn.Linear(16, 1))
+        optimizer = torch.optim.SGD(model.parameters(), 0.01)
+        with gradwatch.watch(model, writers=[]) as watch:
+            for step in range(80):
+                generator = torch.Generator().manual_seed(step)
+                x = torch.randn(32, 6, generator=generator)
+                y = x[:, :1] + 0.3 * torch.randn(32, 1, generator=generator)
+                optimizer.zero_grad()
+                loss = functional.mse_loss(model(x), y * (factor if step == 50 else 1.0))
+                watch.loss(loss)
+                loss.backward()
+                optimizer.step()
+        runs.append(watch.incidents)
+    ((incident,), healthy) = runs
+    assert (incident.kind, incident.step) == ("data_outlier", 51)
+    reads_well(incident)
+    assert healthy == []
+
+
+# ----------------------------------------------------------------------------------------------- a loss without a floor
+
+
+def test_a_sign_that_is_wrong_is_a_loss_without_a_floor():
+    """Cross-entropy to be as large as can be: told by gradients that grow with it; to check the sign is the advice."""
+    torch.manual_seed(0)
+    model = mlp()
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    watch = train(model, 60, optimizer=optimizer, loss_fn=lambda o, y: -functional.cross_entropy(o, y))
+    (incident,) = watch.incidents
+    assert (incident.kind, incident.evidence["rule"]) == ("exploding", "runaway")
+    assert incident.causes[0].name == "unsuited_loss"
+    assert "sign" in incident.causes[0].remedies[0].action
+    reads_well(incident)
+
+
+def likelihood(output, labels):
+    """The negative logarithm of a normal distribution's density, which may well be below zero."""
+    mean, spread = output.chunk(2, -1)
+    return functional.gaussian_nll_loss(mean, labels.float()[:, None] / 10, functional.softplus(spread) + 1e-4)
+
+
+def test_a_likelihood_below_zero_is_no_fault():
+    """A density may be above 1: the loss of this real run falls far below where it began, and nothing is told."""
+    model = torch.nn.Sequential(torch.nn.Linear(64, 32), torch.nn.ReLU(), torch.nn.Linear(32, 2))
+    watch = train(model, 300, optimizer=torch.optim.Adam(model.parameters(), 3e-3), loss_fn=likelihood)
+    assert watch.history[-1].loss < -1
+    assert watch.incidents == []
+
+
+def test_a_loss_may_lie_far_below_zero():
+    """Or gradients grow: only both together run away."""
+    wave = [10 ** (t / 40) for t in range(120)]
+    both = [make(t, size, loss=-(size**2)) for t, size in enumerate(wave)]
+    assert kinds(told(both)) == ["exploding"]
+    assert told(make(t, loss=-(size**2)) for t, size in enumerate(wave)) == []
+    assert told(make(t, size, loss=-1.0 - size / 100) for t, size in enumerate(wave)) == []
+
+
+# -------------------------------------------------------------------------------------------------- no signal whatever
+
+
+@pytest.mark.parametrize(
+    "loss_fn", [lambda o, y: 0 * functional.cross_entropy(o, y), lambda o, _: (-1 - o**2).relu().sum()]
+)
+def test_a_loss_of_zero_from_the_first_step_is_no_signal(loss_fn):
+    """A term that was switched off, a margin that nothing can exceed: nothing is satisfied that was never wrong."""
+    (incident,) = train(mlp(), 40, loss_fn=loss_fn).incidents
+    assert (incident.kind, incident.evidence["rule"], incident.step) == ("vanishing", "nothing", 19)
+    assert "every gradient has been exactly zero" in incident.message
+
+
+def test_a_loss_that_has_come_to_zero_is_satisfied():
+    """A margin that is kept after a few steps has done its work."""
+    model = mlp()
+    head = model[-1].bias
+
+    def margin(output, _labels):
+        return (1 - output.mean()).relu()
+
+    watch = train(model, 60, loss_fn=margin, optimizer=torch.optim.SGD(model.parameters(), 0.5))
+    assert [record.total_norm for record in watch.history][-20:] == [0.0] * 20
+    assert watch.incidents == []
+    assert head.grad is not None
 
 
 # --------------------------------------------------------------------------------------------------------- precedence
