@@ -220,9 +220,24 @@ def _finding(curve: Curve, incidents: Sequence[Incident]) -> str:
     name = short(curve.name, 60)
     if not len(curve.steps):
         return f"{name}: not measured at these steps"
-    told = next((incident for incident in incidents if _names(incident, curve.name)), None)
     if curve.bad.any():
         return f"step {int(curve.steps[curve.bad.argmax()]):,}: {name} is not finite any more"
+    told = next((incident for incident in incidents if _names(incident, curve.name)), None)
+    if (odd := _farthest(curve, told)) is not None:
+        step, where, way = odd
+        if told is None:  # one lone step is ordinary in many trainings: the title must not sound like an alarm
+            return f"{name}: farthest from what is usual for it at step {step:,} ({where} it), no alarm"
+        return f"step {step:,}: {name} {way} to {where} what is usual for it"
+    if told is not None:
+        return f"step {told.step:,}: {text(wording.title(told))} in {name}"
+    middle = curve.values[np.isfinite(curve.values) & (curve.values > 0)]
+    if not middle.size:
+        return f"{name}: exactly zero or absent at every step"
+    return f"{name} stays within a factor of 10 of what is usual for it, {wording.number(float(np.median(middle)))}"
+
+
+def _farthest(curve: Curve, told: Incident | None) -> tuple[int, str, str] | None:
+    """The step that is farthest from usual, how far, and which way; that of the incident where it is far, too."""
     with np.errstate(divide="ignore", invalid="ignore"):
         off = np.log10(curve.values / curve.usual)
     off[~np.isfinite(off)] = 0
@@ -230,16 +245,10 @@ def _finding(curve: Curve, incidents: Sequence[Incident]) -> str:
     if told is not None and told.step in curve.steps:
         own = int(np.searchsorted(curve.steps, told.step))
         at = own if abs(off[own]) >= _UNUSUAL else at
-    if abs(off[at]) >= _UNUSUAL:
-        times = digits(10 ** abs(off[at]))
-        way = f"jumps to {times} times" if off[at] > 0 else f"falls to 1/{times} of"
-        return f"step {int(curve.steps[at]):,}: {name} {way} what is usual for it"
-    if told is not None:
-        return f"step {told.step:,}: {text(wording.title(told))} in {name}"
-    middle = curve.values[np.isfinite(curve.values) & (curve.values > 0)]
-    if not middle.size:
-        return f"{name}: exactly zero or absent at every step"
-    return f"{name} stays within a factor of 10 of what is usual for it, {wording.number(float(np.median(middle)))}"
+    if abs(off[at]) < _UNUSUAL:
+        return None
+    times = digits(10 ** abs(off[at]))
+    return int(curve.steps[at]), *((f"{times} times", "jumps") if off[at] > 0 else (f"1/{times} of", "falls"))
 
 
 def _subtitle(curve: Curve, statistic: str) -> str:

@@ -14,6 +14,7 @@ _FAR_BELOW = 1.0  # standard deviations of what a ReLU is given by which its mea
 _DROWNING = 4.0  # bias over what the weights add to it: nobody's initialisation, and no ReLU survives it
 _LARGE = 2.0  # weight scale
 _BOLD = 0.1  # update over weight, the usual one of a step
+_GROWN = 1.5  # times the weights' norm when they were first seen
 _WILD = 0.5  # the same of a single layer
 _GATED = frozenset({"LSTM", "GRU", "LSTMCell", "GRUCell"})
 
@@ -59,8 +60,10 @@ def dead_by_bias(incident: Incident, _record: StepRecord, model: ModelInfo) -> C
 
 def dead_by_weights(incident: Incident, record: StepRecord, model: ModelInfo) -> Cause | None:
     """Weights far above the common size: values and steps are too large, and throw whole layers below zero."""
-    scale = incident.evidence.get("weight_scale", math.nan)
-    if not scale > _LARGE:
+    facts = incident.evidence
+    scale = facts.get("weight_scale", math.nan)
+    grown = facts.get("last_weight", math.nan) > _GROWN * facts.get("first_weight", math.nan)
+    if not scale > _LARGE or grown:  # weights that became so in this run are a matter of its steps
         return None
     return Cause(
         name="large_weights",
