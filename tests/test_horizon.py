@@ -153,6 +153,19 @@ def test_a_fade_counts_once_the_loss_has_stood_still():
     assert facts["since"] == 0
 
 
+def test_a_milder_fade_counts_where_nothing_was_learnt():
+    """A thousandth is left, and after ninety steps nothing has been learnt: told; not sooner, and not if a bit was."""
+    thousandth = profile(10 ** (-3.5 / 29))
+    (incident,) = found(thousandth, steps=300)
+    assert (incident.kind, incident.step, incident.layers) == ("vanishing", 90, ("rnn",))
+    assert incident.threshold == pytest.approx(1e-3)
+    assert incident.value == pytest.approx(10**-3.5, rel=1e-3)
+    (stronger,) = found(profile(0.4), steps=300)
+    assert (stronger.step, stronger.threshold) == (60, pytest.approx(1e-4))
+    assert found(thousandth, steps=300, loss=lambda step: max(0.99**step, 0.9)) == []
+    assert found(profile(10 ** (-2.5 / 29)), steps=300) == []
+
+
 @pytest.mark.parametrize(
     ("name", "profiles", "loss"),
     [

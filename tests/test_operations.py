@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import json
+import math
+
 import pytest
 import torch
 from helpers import quiet_watch
@@ -142,3 +145,57 @@ def test_a_watch_learns_them_from_the_told_loss():
             info = watch._monitor._tracks.layouts.info
             assert info.operations.in_loss == (("Exp", "Sum") if step == 9 else ("Pow", "Sum"))
     assert ModelInfo.from_json(info.to_json()) == info
+
+
+def class_loss(name, output, y):
+    """A loss of ``output`` ``[batch, classes, ...]``; most of them are variants of the cross entropy."""
+    weight, entropy = torch.linspace(0.5, 2, output.shape[1]), functional.cross_entropy
+    return {
+        "mean": lambda: entropy(output, y),
+        "by hand": lambda: functional.nll_loss(output.log_softmax(1), y),
+        "ignoring some": lambda: entropy(output, y.masked_fill(y == 1, -100)),
+        "weights": lambda: entropy(output, y, weight=weight),
+        "sum": lambda: entropy(output, y, reduction="sum"),
+        "none": lambda: entropy(output, y, reduction="none").mean(),
+        "label smoothing": lambda: entropy(output, y, label_smoothing=0.1),
+        "weights and smoothing": lambda: entropy(output, y, weight=weight, label_smoothing=0.1),
+        "chances as targets": lambda: entropy(output, torch.full_like(output, 1 / output.shape[1])),
+        "twice": lambda: 2 * entropy(output, y),
+        "with another term": lambda: entropy(output, y) + output.square().mean(),
+        "squared": lambda: functional.mse_loss(output, torch.zeros_like(output)),
+        "binary": lambda: functional.binary_cross_entropy_with_logits(output, torch.ones_like(output)),
+        "probabilities": lambda: functional.nll_loss(output.softmax(1), y),
+    }[name]()
+
+
+KNOWN = ("mean", "by hand", "ignoring some", "weights")
+UNKNOWN = ("sum", "none", "label smoothing", "weights and smoothing", "chances as targets", "twice")
+OTHER = ("with another term", "squared", "binary", "probabilities")
+
+
+@pytest.mark.parametrize("name", [*KNOWN, *UNKNOWN, *OTHER])
+@pytest.mark.parametrize("shape", [(), (5,), (3, 4)], ids=["classes", "sequence", "image"])
+def test_what_guessing_gives(name, shape):
+    """The loss of equal chances, for a mean cross entropy; of any other loss nothing is claimed, or the truth."""
+    model, classes = nn.Conv2d(2, 7, 1), 7
+    y = torch.randint(classes, (6, *shape))
+    output = model(torch.randn(6, 2, *(shape if len(shape) == 2 else (max(shape, default=1), 1)))).reshape(6, 7, *shape)
+    chance = read(model, class_loss(name, output, y)).chance
+    truth = float(class_loss(name, torch.zeros(6, 7, *shape), y))
+    if name in KNOWN and len(shape) != 1:  # torch reshapes a sequence's before it takes the loss: nothing is claimed
+        assert chance == pytest.approx(truth, rel=1e-5)
+        assert chance == pytest.approx(math.log(7))
+    else:
+        assert chance is None
+
+
+def test_chance_survives_json():
+    """A recorded run is judged by the same number; one of an older version knows none."""
+    model = mlp()
+    model[4] = nn.Linear(4, 3)
+    found = read(model, functional.cross_entropy(model(torch.randn(5, 4)), torch.randint(3, (5,))))
+    info = ModelInfo("M", operations=found)
+    data = json.loads(json.dumps(info.to_json()))
+    assert ModelInfo.from_json(data).operations.chance == pytest.approx(math.log(3))
+    del data["operations"]["chance"]
+    assert ModelInfo.from_json(data).operations.chance is None
