@@ -127,11 +127,11 @@ FLOORS: dict[int, set[str]] = {
         "_sources.opened",
         "_figures.depth",
         "_figures.heatmap",
-        "_figures.line",
+        "_figures.finding",
         "tensorboard_plugin.runs",
         "tensorboard_plugin.stripes",
     },
-    7: {"detectors"},
+    7: {"detectors", "_figures.line"},
     8: {
         "recording",
         "figures",

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from gradwatch import wording
 from gradwatch._figures.curve import Curve, after_clipping, curve_of
+from gradwatch._figures.finding import finding
 from gradwatch._figures.series import NAMES, row_of, thinned
 from gradwatch._figures.style import (
     BLUE,
@@ -22,11 +23,9 @@ from gradwatch._figures.style import (
     Theme,
     axis,
     colours_of,
-    digits,
     layout,
     log_axis,
     numbers,
-    short,
     text,
 )
 from gradwatch._sources.protocol import Recording
@@ -34,7 +33,6 @@ from gradwatch.errors import ArgumentValueError
 from gradwatch.records import Incident, Severity
 
 _MAX_MARKED = 40
-_UNUSUAL = 1.0  # decades from what is usual that a title speaks of
 _COLOURS = {Severity.ERROR: RED, Severity.WARNING: ORANGE, Severity.INFO: BLUE}
 
 
@@ -79,7 +77,8 @@ def layer_line(
         [curve.values, after_clipping(curve) if clips else curve.values, *([other.values] if other else [])],
     )
     has_loss = bool(np.isfinite(curve.run.loss).any())
-    spec = layout(theme, _finding(curve, own), _subtitle(curve, statistic), height=440 if has_loss else 340)
+    told = next((incident for incident in own if _names(incident, curve.name)), None)
+    spec = layout(theme, finding(curve, told), _subtitle(curve, statistic), height=440 if has_loss else 340)
     yaxis["domain"] = [0.32, 1] if has_loss else [0, 1]
     spec["yaxis"] = yaxis
     steps = [float(curve.steps[0]), float(curve.steps[-1])] if len(curve.steps) else [0.0, 1.0]
@@ -214,41 +213,6 @@ def _is_shown(incident: Incident, curve: Curve) -> bool:
 
 def _names(incident: Incident, layer: str) -> bool:
     return any(row_of(named, (layer,)) is not None for named in incident.layers)
-
-
-def _finding(curve: Curve, incidents: Sequence[Incident]) -> str:
-    name = short(curve.name, 60)
-    if not len(curve.steps):
-        return f"{name}: not measured at these steps"
-    if curve.bad.any():
-        return f"step {int(curve.steps[curve.bad.argmax()]):,}: {name} is not finite any more"
-    told = next((incident for incident in incidents if _names(incident, curve.name)), None)
-    if (odd := _farthest(curve, told)) is not None:
-        step, where, way = odd
-        if told is None:  # one lone step is ordinary in many trainings: the title must not sound like an alarm
-            return f"{name}: farthest from what is usual for it at step {step:,} ({where} it), no alarm"
-        return f"step {step:,}: {name} {way} to {where} what is usual for it"
-    if told is not None:
-        return f"step {told.step:,}: {text(wording.title(told))} in {name}"
-    middle = curve.values[np.isfinite(curve.values) & (curve.values > 0)]
-    if not middle.size:
-        return f"{name}: exactly zero or absent at every step"
-    return f"{name} stays within a factor of 10 of what is usual for it, {wording.number(float(np.median(middle)))}"
-
-
-def _farthest(curve: Curve, told: Incident | None) -> tuple[int, str, str] | None:
-    """The step that is farthest from usual, how far, and which way; that of the incident where it is far, too."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        off = np.log10(curve.values / curve.usual)
-    off[~np.isfinite(off)] = 0
-    at = int(np.argmax(np.abs(off)))
-    if told is not None and told.step in curve.steps:
-        own = int(np.searchsorted(curve.steps, told.step))
-        at = own if abs(off[own]) >= _UNUSUAL else at
-    if abs(off[at]) < _UNUSUAL:
-        return None
-    times = digits(10 ** abs(off[at]))
-    return int(curve.steps[at]), *((f"{times} times", "jumps") if off[at] > 0 else (f"1/{times} of", "falls"))
 
 
 def _subtitle(curve: Curve, statistic: str) -> str:
