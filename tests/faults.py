@@ -68,7 +68,7 @@ def kinds(watch: Any) -> list[str]:
     return [incident.kind for incident in watch.incidents]
 
 
-JARGON = ("dead_share", "out_grad", "episode", "progress", "row ", "NaN NaN", "nan %", "inf times", "rms", " the the ")
+JARGON = ("dead_share", "out_grad", "episode", "progress", " row ", "NaN NaN", "nan %", "inf times", "rms", " the the ")
 
 
 def reads_well(incident: Any) -> None:

@@ -87,8 +87,8 @@ def zero_weights(incident: Incident, record: StepRecord, model: ModelInfo) -> Ca
 def small_weights(incident: Incident, record: StepRecord, model: ModelInfo) -> Cause | None:
     """Weights below the common size: half of it in every layer is a factor of 10^-3 over ten layers."""
     scale = incident.evidence.get("weight_scale", math.nan)
-    if incident.evidence.get("rule") not in ("fade", "slow") or not scale > 0:
-        return None
+    if incident.evidence.get("rule") not in ("fade", "slow") or not scale > 0 or _have_shrunk(incident):
+        return None  # what has made them small would make them small again
     if not (scale < _SMALL or _over_depth(scale, incident, model) <= -_DECADES):
         return None
     return Cause(
@@ -102,9 +102,9 @@ def small_weights(incident: Incident, record: StepRecord, model: ModelInfo) -> C
 
 def shrunken_weights(incident: Incident, _record: StepRecord, _model: ModelInfo) -> Cause | None:
     """Weights that have been pulled to zero: a decay that is too strong (Krogh & Hertz, 1992)."""
-    first, last = incident.evidence.get("first_weight", math.nan), incident.evidence.get("last_weight", math.nan)
-    if not last <= first / _SHRUNKEN:
+    if not _have_shrunk(incident):
         return None
+    first, last = incident.evidence["first_weight"], incident.evidence["last_weight"]
     return Cause(
         name="small_weights",
         confidence=0.8,
@@ -118,6 +118,11 @@ def shrunken_weights(incident: Incident, _record: StepRecord, _model: ModelInfo)
             ),
         ),
     )
+
+
+def _have_shrunk(incident: Incident) -> bool:
+    first, last = incident.evidence.get("first_weight", math.nan), incident.evidence.get("last_weight", math.nan)
+    return bool(last <= first / _SHRUNKEN)
 
 
 def large_weights(incident: Incident, record: StepRecord, model: ModelInfo) -> Cause | None:

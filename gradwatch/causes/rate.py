@@ -64,10 +64,11 @@ def lr_jumped(incident: Incident, record: StepRecord, _model: ModelInfo) -> Caus
     before = incident.evidence.get("lr_before")
     if before is None:
         return None
+    leapt = incident.evidence.get("lr_leapt") or record.lr  # it may have come down since
     return Cause(
         name="lr_jumped",
         confidence=0.9,
-        evidence=f"the learning rate went from {before:.3g} to {record.lr:.3g} within a few steps, and nothing was "
+        evidence=f"the learning rate went from {before:.3g} to {leapt:.3g} within a few steps, and nothing was "
         "amiss before",
         remedies=(
             Remedy(

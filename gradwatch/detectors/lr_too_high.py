@@ -62,6 +62,7 @@ class _RateState:
         lr: Learning rate of the last step.
         lr_top: The largest one seen until the last leap.
         leap: Steps since the learning rate leapt up; -1 where it has not.
+        lr_leapt: The largest one since then.
         count: Steps seen.
         set_back: Steps since then with a loss far above the usual one.
         usual_loss: The usual loss of late, until the last leap.
@@ -84,6 +85,7 @@ class _RateState:
     lr: float = 0.0
     lr_top: float = 0.0
     leap: int = -1
+    lr_leapt: float = 0.0
     count: int = 0
     set_back: int = 0
     usual_loss: float = 0.0
@@ -172,8 +174,10 @@ def _follow_rate(record: StepRecord, state: _RateState) -> None:
     lr = record.lr if record.lr > 0 else 0.0  # unknown is no leap
     if lr >= LEAP * state.lr_top > 0 and lr >= LEAP * state.lr and state.count >= WARM_STEPS:
         state.leap = state.set_back = 0
+        state.lr_leapt = lr
     elif 0 <= state.leap < AFTERMATH:
         state.leap += 1
+        state.lr_leapt = max(state.lr_leapt, lr)
         state.set_back += record.loss is not None and record.loss >= SETBACK * state.usual_loss > 0
     else:
         state.leap, state.lr_top = -1, max(state.lr_top, lr)
@@ -205,7 +209,7 @@ def _worst(record: StepRecord) -> tuple[str, ...]:
 
 
 def _after_leap(record: StepRecord, state: _RateState) -> Incident:
-    factor = record.lr / state.lr_top
+    factor = state.lr_leapt / state.lr_top
     what = []
     if record.total_norm >= BEYOND * state.norm_top > 0:
         what.append(
@@ -221,8 +225,8 @@ def _after_leap(record: StepRecord, state: _RateState) -> Incident:
     if not what:
         what.append(f"one update is {number(state.update)} times as large as the weights (about 0.001 is usual)")
     message = (
-        f"The learning rate leapt up by a factor of {number(factor)}, from {state.lr_top:.3g} to {record.lr:.3g}, and "
-        f"right after that {'; '.join(what)}."
+        f"The learning rate leapt up by a factor of {number(factor)}, from {state.lr_top:.3g} to {state.lr_leapt:.3g}, "
+        f"and right after that {'; '.join(what)}."
     )
     return _incident(record, state, "jumped", message, value=factor, threshold=LEAP)
 
@@ -265,6 +269,7 @@ def _incident(
             "first_loss": state.first_loss or None,
             "lr": record.lr,
             "lr_before": state.lr_top if leapt else None,
+            "lr_leapt": state.lr_leapt if leapt else None,
             "total_norm": record.total_norm,
             **state.weights.evidence(),
         },
