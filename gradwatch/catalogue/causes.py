@@ -28,13 +28,16 @@ CAUSES: tuple[Page, ...] = (
     Page(
         code="GW202",
         name="small_weights",
-        title="The weights were initialised too small",
-        what="The weights are much smaller than the size at which a layer puts out as strong a signal as it takes in.",
+        title="The weights are too small",
+        what="The weights are much smaller than the size at which a layer puts out as strong a signal as it takes in: "
+        "they were initialised so, or a weight decay that is too strong has made them so.",
         where="In most layers alike; the alarm names the smallest.",
         why="Each layer weakens the signal by the same factor, forward and backward. Half the right size is a "
-        "factor of a thousand after ten layers.",
+        "factor of a thousand after ten layers. Weight decay takes a share of every weight at each step: where it "
+        "takes more than the gradients put in, the weights shrink to nothing.",
         what_to_do=(
             "Use Kaiming initialisation for ReLU, Xavier initialisation for tanh and sigmoid.",
+            "If the alarm says that they have shrunk, use less weight decay, by a factor of 10 to begin with.",
             "Put a normalisation layer after each layer with weights.",
         ),
         not_a_fault="The last layer of a block with a shortcut may begin at zero or small: the shortcut carries the "
@@ -413,19 +416,21 @@ CAUSES: tuple[Page, ...] = (
         name="unsuited_loss",
         title="The loss does not suit the last layer",
         what="The last activation and the loss work against each other, so that the model learns least where it is "
-        "most wrong.",
+        "most wrong. Or the loss has no lowest value, so that training never comes to an end.",
         where="At the very end: the last activation and the loss.",
         why="A squared error behind a sigmoid or a softmax multiplies the error by the slope, which is flat where "
         "the model is sure and wrong. Cross-entropy takes just that slope out again. A softmax in front of "
-        "nn.CrossEntropyLoss is applied twice.",
+        "nn.CrossEntropyLoss is taken twice, for that loss takes one itself: all answers then look nearly alike to it. "
+        "A loss with a wrong sign is the smaller the larger the weights are, without end.",
         what_to_do=(
             "For classes: no softmax at the end, and nn.CrossEntropyLoss on the logits.",
             "For yes or no: no sigmoid at the end, and nn.BCEWithLogitsLoss.",
             "For quantities: no activation at the end, and nn.MSELoss or nn.HuberLoss.",
+            "Check the sign of each term: a likelihood or a distance that is to grow is taken with a minus.",
         ),
         not_a_fault="Where the output must be a probability and the squared error is what is asked for, and the "
         "loss goes down.",
-        see=("GW105", "GW201"),
+        see=("GW101", "GW105", "GW107", "GW201"),
         paper=papers.GOLIK_2013,
     ),
     Page(

@@ -11,7 +11,8 @@ KINDS: tuple[Page, ...] = (
         title="The gradients are far too large",
         what="The gradients have become far larger than is usual for this run, or they are so large from the start "
         "that one step replaces the weights in place of improving them. Or they grow from layer to layer, or from "
-        "time step to time step, on their way back from the loss.",
+        "time step to time step, on their way back from the loss. Or the loss falls far below zero, and ever faster: "
+        "it has no lowest value.",
         where="The layers whose gradients are farthest above their own usual size are named, the worst first. Where "
         "the signal grows from layer to layer, these are the first layers of the model.",
         why="The backward pass multiplies one factor for each layer it goes through. Where these factors are above "
@@ -25,10 +26,12 @@ KINDS: tuple[Page, ...] = (
             ),
             "Lower the learning rate, or let it warm up over the first few hundred steps.",
             "Check the initialisation and the scale of the inputs.",
+            "Where the loss sinks without end, check the sign of each of its terms.",
         ),
-        not_a_fault="Single spikes are ordinary in many trainings and raise no alarm. If large gradients come with "
+        not_a_fault="A loss below zero is none by itself. Single spikes are ordinary in many trainings and raise no "
+        "alarm. If large gradients come with "
         "every epoch on purpose, such as after a change of data, suppress the alarm with a reason.",
-        see=("GW102", "GW203", "GW207", "GW211", "GW282", "GW284"),
+        see=("GW102", "GW203", "GW207", "GW211", "GW251", "GW282", "GW284"),
     ),
     Page(
         code="GW102",
@@ -100,8 +103,10 @@ KINDS: tuple[Page, ...] = (
         name="saturation",
         title="Activations sit at their flat ends",
         what="Most values of a sigmoid, a tanh or a softmax lie at the ends, where the curve is flat. There, a "
-        "change of the input changes next to nothing, so that next to no gradient comes back.",
-        where="The layers with the largest saturated share are named.",
+        "change of the input changes next to nothing, so that next to no gradient comes back. Gates and attention "
+        "count too: a gate that is shut lets nothing new in or out, and attention that is sure looks at one place only.",
+        where="The layers with the largest saturated share are named; for a gate or attention that is no layer of its "
+        "own, the layer that it is in or comes after.",
         why="The input of the activation is too large: through large weights, large inputs, or training that has "
         "pushed the weights up for long.",
         what_to_do=(
@@ -111,9 +116,10 @@ KINDS: tuple[Page, ...] = (
                 "Use nn.ReLU or nn.GELU between layers; keep the sigmoid for the last one, inside the loss: "
                 "nn.BCEWithLogitsLoss."
             ),
+            "Let gates begin half open, with biases of zero. Divide the scores of attention by the root of a head's width.",
         ),
-        not_a_fault="The gates of an LSTM, and the last layer of a classifier that has learnt its task, are "
-        "saturated because they are sure.",
+        not_a_fault="Gates and attention that have become sure while the model learns well, gates that are open, and "
+        "the last layer of a classifier that has learnt its task.",
         see=("GW201", "GW203", "GW221", "GW251", "GW255"),
     ),
     Page(
@@ -141,12 +147,14 @@ KINDS: tuple[Page, ...] = (
     Page(
         code="GW107",
         name="stalled",
-        title="The weights do not move",
+        title="The weights do not move, or the model learns nothing by it",
         what="For many steps the weights have changed by next to nothing, and the loss has not become better "
-        "either. The training runs, but learns nothing.",
-        where="It is about the whole model: even the layer that moves most hardly moves.",
+        "either. Or the weights do move, and the loss is still where it began. The training runs, but learns nothing.",
+        where="It is about the whole model: even the layer that moves most hardly moves, or all of them move in vain.",
         why="The step is learning rate times gradient, after clipping and after what the optimizer makes of it. One "
-        "of these is tiny, or the change is lost when the weight is rounded.",
+        "of these is tiny, or the change is lost when the weight is rounded. Weights that move in vain follow "
+        "gradients that do not agree: labels that do not belong to their samples, inputs that are all alike, a loss that cannot "
+        "tell good from bad.",
         what_to_do=(
             (
                 "Raise the learning rate: the alarm says by how much. An update of about a thousandth of the "
@@ -155,10 +163,15 @@ KINDS: tuple[Page, ...] = (
             "Look at the schedule: it may have come to zero long before the end.",
             "Raise or remove max_norm where gradients are clipped at every step.",
             "Leave eps of Adam at 1e-8, and keep weights in float32.",
+            (
+                "If the weights move, look at the data: print a few samples with their labels, and check that a "
+                "shuffle keeps the two together."
+            ),
+            "Let the model learn ten samples by heart. If it cannot, the fault is in the model or in the loss.",
         ),
-        not_a_fault="Small updates of weights that are trained already are left alone. A training that has reached "
-        "its end stands still, too.",
-        see=("GW212", "GW233", "GW281", "GW283", "GW285"),
+        not_a_fault="Small updates of weights that are trained already are left alone, and so is a loss that "
+        "fluctuates too much to show whether it falls. A training that has reached its end stands still, too.",
+        see=("GW212", "GW233", "GW251", "GW281", "GW283", "GW285"),
     ),
     Page(
         code="GW108",

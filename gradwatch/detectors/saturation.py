@@ -131,7 +131,8 @@ def _judge(calls: Calls, rows: dict[str, int], state: _SaturationState) -> tuple
     # One layer of several may be beyond help, and the rest still learn.
     if ripe or (far and 2 * len(far) > len(calls.plan.bounded)):
         return "from_the_start", ripe or far
-    if leapt := [name for name in hidden if name in state.leapt]:
+    # A choice that has become sure all at once may have been found; where it was wrong, the loss stands still.
+    if leapt := [name for name in hidden if name in state.leapt and kinds[rows[name]] != "Softmax"]:
         return "leapt", leapt
     if stands and hidden:
         return "learned", hidden
