@@ -170,6 +170,25 @@ def test_a_word_that_is_not_used_is_not_explained():
     assert len(words) < len(WORDS) / 2
 
 
+@pytest.mark.parametrize(
+    ("code", "what", "action"),
+    [
+        ("GW101", "no lowest value", "check the sign"),
+        ("GW105", "a shut gate", "gates begin half open"),
+        ("GW105", "attention that is sure", "square root of the head's width"),
+        ("GW107", "the weights do move, and the loss is still where it began", "look at the data"),
+        ("GW202", "a weight decay that is too strong", "less weight decay"),
+        ("GW251", "taken twice", "no softmax at the end"),
+        ("GW251", "no lowest value", "Check the sign"),
+    ],
+)
+def test_a_page_speaks_of_all_that_its_alarm_may_mean(code, what, action):
+    """Every rule that ends in this alarm or cause finds its words on the page: what happened, and what to do."""
+    page = PAGES[code]
+    assert what in f"{page.what} {page.why}"
+    assert any(action in step for step in page.what_to_do)
+
+
 def test_causes_and_incidents_know_their_codes():
     """A custom cause has GW000; an earlier incident that is named as a cause has its own code."""
     assert Cause("lr_too_high", 0.9, "").code == "GW211"

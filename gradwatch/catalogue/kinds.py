@@ -29,8 +29,8 @@ KINDS: tuple[Page, ...] = (
             "Where the loss sinks without end, check the sign of each of its terms.",
         ),
         not_a_fault="A loss below zero is none by itself. Single spikes are ordinary in many trainings and raise no "
-        "alarm. If large gradients come with "
-        "every epoch on purpose, such as after a change of data, suppress the alarm with a reason.",
+        "alarm. If large gradients come with every epoch on purpose, such as after a change of data, suppress the "
+        "alarm with a reason.",
         see=("GW102", "GW203", "GW207", "GW211", "GW251", "GW282", "GW284"),
     ),
     Page(
@@ -104,7 +104,7 @@ KINDS: tuple[Page, ...] = (
         title="Activations sit at their flat ends",
         what="Most values of a sigmoid, a tanh or a softmax lie at the ends, where the curve is flat. There, a "
         "change of the input changes next to nothing, so that next to no gradient comes back. Gates and attention "
-        "count too: a gate that is shut lets nothing new in or out, and attention that is sure looks at one place only.",
+        "count too: a shut gate lets nothing new in or out, and attention that is sure looks at one place only.",
         where="The layers with the largest saturated share are named; for a gate or attention that is no layer of its "
         "own, the layer that it is in or comes after.",
         why="The input of the activation is too large: through large weights, large inputs, or training that has "
@@ -116,7 +116,8 @@ KINDS: tuple[Page, ...] = (
                 "Use nn.ReLU or nn.GELU between layers; keep the sigmoid for the last one, inside the loss: "
                 "nn.BCEWithLogitsLoss."
             ),
-            "Let gates begin half open, with biases of zero. Divide the scores of attention by the root of a head's width.",
+            "Let gates begin half open, with biases of zero.",
+            "Divide the scores of attention by the square root of the head's width.",
         ),
         not_a_fault="Gates and attention that have become sure while the model learns well, gates that are open, and "
         "the last layer of a classifier that has learnt its task.",
@@ -153,8 +154,8 @@ KINDS: tuple[Page, ...] = (
         where="It is about the whole model: even the layer that moves most hardly moves, or all of them move in vain.",
         why="The step is learning rate times gradient, after clipping and after what the optimizer makes of it. One "
         "of these is tiny, or the change is lost when the weight is rounded. Weights that move in vain follow "
-        "gradients that do not agree: labels that do not belong to their samples, inputs that are all alike, a loss that cannot "
-        "tell good from bad.",
+        "gradients that do not agree: labels that do not belong to their samples, inputs that are all alike, a loss "
+        "that cannot tell good from bad.",
         what_to_do=(
             (
                 "Raise the learning rate: the alarm says by how much. An update of about a thousandth of the "
