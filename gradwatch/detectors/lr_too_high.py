@@ -163,7 +163,8 @@ class LrTooHighDetector(Remembering[_RateState]):
             findings["diverged"] = lambda: _bold(record, state, "diverged")
         if state.restless >= RESTLESS and state.progress.since >= RESTLESS_STEPS and state.learning.poor(STALLED_STEPS):
             findings["restless"] = lambda: _bold(record, state, "restless")
-        worse = state.learning.smooth >= SINKING * state.learning.first > 0 and state.count >= STALLED_STEPS
+        usual = min(state.learning.smooth, record.loss or 0.0)  # of a lone spike the smooth one remembers too much
+        worse = usual >= SINKING * state.learning.first > 0 and state.count >= STALLED_STEPS
         if worse and state.restless >= RESTLESS / 2:
             findings["sinking"] = lambda: _bold(record, state, "sinking")
         return findings
