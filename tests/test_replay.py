@@ -43,6 +43,8 @@ SICK = {
     "resumed": {"vanishing"},
     "outlier": {"data_outlier"},
     "stalled": {"stalled"},
+    "mislabelled": {"stalled"},
+    "shut gate": {"saturation"},
 }
 
 
@@ -229,6 +231,17 @@ def test_other_thresholds(recorded, capsys):
     code, out, _ = run_main(capsys, path, *quiet, "--detectors", "vanishing")
     assert (code, "nothing found" in out) == (0, True)
     assert run_main(capsys, path, "--detectors", "vanishing")[0] == 1
+
+
+@pytest.mark.parametrize(
+    "changed", ["stalled.IDLE=2", "stalled.IDLE_STEPS=1000", "stalled.STEADY=1e-9", "stalled.GUESSING=2"]
+)
+def test_the_new_rules_can_be_tried_out(changed, recorded, capsys):
+    """A model that learns nothing is told from the recording, what guessing gives included; not by these numbers."""
+    path, live = recorded["mislabelled"]
+    assert [incident["evidence"]["rule"] for incident in live] == ["idle"]
+    code, out, _ = run_main(capsys, path, "--set", changed)
+    assert (code, "nothing found" in out) == (0, True)
 
 
 def test_suppressions(recorded, capsys):

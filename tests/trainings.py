@@ -123,6 +123,45 @@ def _stalled(path: Path) -> list[Incident]:
     return watch.incidents
 
 
+def _mislabelled(path: Path) -> list[Incident]:
+    """Labels that have nothing to do with the images; that nothing is learnt shows by what guessing would give."""
+    model = mlp()
+    for parameter in model.parameters():
+        parameter.data *= 1.5  # as trained ones, which may rest where they have learnt something
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+    with _watch(model, path) as watch:
+        for step in range(140):
+            generator = torch.Generator().manual_seed(step)
+            images, _ = batch(model, generator, 256)
+            loss = nn.functional.cross_entropy(model(images), torch.randint(10, (256,), generator=generator))
+            watch.loss(loss)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    return watch.incidents
+
+
+class _Reader(nn.Module):
+    """Reads an image line by line; the update gate of its memory is shut."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn, self.head = nn.GRU(8, 32, batch_first=True), nn.Linear(32, 10)
+        self.rnn.bias_ih_l0.data[32:64] += 12.0
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits."""
+        return self.head(self.rnn(images.reshape(-1, 8, 8))[0][:, -1])
+
+
+def _shut_gate(path: Path) -> list[Incident]:
+    """A gate through which nothing new comes."""
+    model = _Reader()
+    with _watch(model, path) as watch:
+        healthy(watch, model, torch.optim.SGD(model.parameters(), 0.05), range(40))
+    return watch.incidents
+
+
 def _watch(model: nn.Module, path: Path, **options: Any) -> Any:
     return gradwatch.watch(model, writers=[gradwatch.JSONLWriter(path)], **options)
 
@@ -136,5 +175,7 @@ TRAININGS: dict[str, Callable[[Path], list[Incident]]] = {
     "resumed": _resumed,
     "outlier": _outlier,
     "stalled": _stalled,
+    "mislabelled": _mislabelled,
+    "shut gate": _shut_gate,
 }
 """Each trains, records into the file, and gives the incidents that were told live."""
