@@ -564,6 +564,19 @@ EXAMPLES = (
 )
 
 
+@pytest.mark.parametrize("name", EFFECTS)
+def test_a_resumed_run_is_judged_the_same(name):
+    """Wherever it is cut, saved, sent through JSON and gone on with: no rule's memory is lost, of any example here."""
+    records, model = EFFECTS[name][1], MODELS.get(name, ModelInfo("M"))
+    whole = judged(records, model)
+    for cut in {len(records) * share // 7 for share in range(1, 7)}:
+        first, second = Judges(default_detectors()), Judges(default_detectors())
+        told = [i.to_json() for record in records[:cut] for i in first.observe(record, model)]
+        second.load_state_dict(json.loads(json.dumps(first.state_dict())))
+        told += [i.to_json() for record in records[cut:] for i in second.observe(record, model)]
+        assert json.dumps(told) == whole
+
+
 @pytest.mark.parametrize("name", THRESHOLDS)
 def test_no_detector_fails_with_an_extreme_value(name):
     """Very small and very large values make odd judgements, and no errors: a dropped detector would warn."""
