@@ -434,6 +434,32 @@ def test_training_is_bit_equal(net):
         assert torch.equal(plain, watched)
 
 
+@pytest.mark.parametrize("net", [net for net in NETS if net != "fused attention"])  # torch takes it apart there
+def test_nothing_waits_for_the_device(net):
+    """On the meta device every look at a value would raise: gates are worked out and measured there."""
+    model = NETS[net]().to("meta")
+    probe = ForwardProbe(model)
+    probe.arm()
+    model(torch.randn(4, 64, device="meta")).sum().backward()
+    found = probe.take()
+    assert found.values.device.type == "meta"
+    assert "saturated_share" in {column for cells in found.places for _, column in cells}
+
+
+@pytest.mark.parametrize("net", NETS)
+def test_half_precision(net):
+    """Under autocast, and with bfloat16 weights, nothing fails, and the shares are those of float32 or nearly so."""
+    model, x, shares = NETS[net](), torch.randn(8, 64), []
+    for dtype in (None, torch.bfloat16):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype is not None):
+            found = seen(model, lambda: run(model, x))
+        shares.append([share for share in found.saturated_share.tolist() if not math.isnan(share)])
+    assert shares[0]
+    assert shares[1] == pytest.approx(shares[0], abs=0.1)
+    half = NETS[net]().bfloat16()
+    assert any(not math.isnan(share) for share in seen(half, lambda: run(half, x.bfloat16())).saturated_share)
+
+
 class Marked(torch.autograd.Function):
     """An operation whose node in the graph can be held weakly."""
 
