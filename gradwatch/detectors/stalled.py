@@ -39,6 +39,9 @@ RESTED = 0.1
 IDLE_STEPS = 120
 """Steps in which a model that has anything to learn has begun to: the others are to look at their data."""
 
+LOOK_THROUGH_TIME = 100
+"""Steps between two looks through time, as probes are by default."""
+
 IDLE = 0.99
 """Share of the first loss that is left then."""
 
@@ -84,7 +87,7 @@ class Trend:
 
     def is_flat(self) -> bool:
         """Whether nothing at all has been learnt for long."""
-        if self.count < IDLE_STEPS or self.first <= 0:
+        if self.first <= 0:
             return False
         return self.smooth >= IDLE * self.first and self.spread <= STEADY * self.first
 
@@ -106,6 +109,7 @@ class _StalledState:
         progress: Of the loss since then.
         learning: Of the loss since the first step.
         trend: Of the loss, whether or not the weights move.
+        recurrent: Whether a recurrent layer was seen.
         crawled: Steps in a row in which weights as initialised have hardly left their place, and the loss neither.
         clip: Usual norm after clipping over norm before since then, on a log scale.
     """
@@ -126,6 +130,7 @@ class _StalledState:
     course: Progress = field(default_factory=Progress)
     crawled: int = 0
     trend: Trend = field(default_factory=Trend)
+    recurrent: bool = False
 
 
 class StalledDetector(Remembering[_StalledState]):
@@ -150,6 +155,7 @@ class StalledDetector(Remembering[_StalledState]):
         state.way += state.together
         state.learning, state.course = self._course.follow(record, state.learning, state.course)
         state.trend.update(record.loss)
+        state.recurrent = state.recurrent or bool(record.through_time)
         at_rest = state.update < (CREEPING if state.fresh else MOTIONLESS) and state.path < MOVED
         learning, way = state.learning, state.way
         crawls = state.fresh and (
@@ -166,7 +172,9 @@ class StalledDetector(Remembering[_StalledState]):
         # Judged on sampled steps only: it is their numbers that are told.
         # Trained weights may rest at their best loss, but not at one that guessing gives.
         untrained = state.fresh or state.trend.smooth >= GUESSING * state.learning.chance
-        idle = untrained and not rises and state.trend.is_flat()
+        # Of a recurrent layer the look through time has the first word, and it is taken every hundredth step.
+        due = state.trend.count >= IDLE_STEPS + (LOOK_THROUGH_TIME if state.recurrent else 0)
+        idle = due and untrained and not rises and state.trend.is_flat()
         alarm = ratios is not None and (ripe or state.crawled >= WARM_STEPS or idle)
         still = still or crawls or idle
         if state.episode.begins(symptom=still, alarm=alarm) and ratios is not None:
