@@ -44,6 +44,8 @@ _HOMES = {
     "watch": "_context",
 }
 
+_ROOMS = ("figures", "recording")
+
 __all__ = [
     "Cause",
     "ClipNorm",
@@ -69,11 +71,13 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """Import a public name when it is first used (PEP 562)."""
-    if name not in _HOMES:
+    """Import a public name, or a module that is used by its name, when it is first used (PEP 562)."""
+    if name not in _HOMES and name not in _ROOMS:
         raise AttributeError(f"module 'gradwatch' has no attribute {name!r}")
     from importlib import import_module
 
+    if name in _ROOMS:
+        return import_module(f"gradwatch.{name}")
     value = getattr(import_module(f"gradwatch.{_HOMES[name]}"), name)
     globals()[name] = value
     return value

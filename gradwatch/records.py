@@ -181,8 +181,8 @@ class ModelInfo:
             operations = Operations(
                 tuple(known["in_loss"]), after, bool(known["has_shortcuts"]), chance=known.get("chance")
             )
-        modules = tuple(ModuleInfo(**module) for module in data["modules"])
-        return cls(**{**data, "modules": modules, "operations": operations})
+        modules = tuple(_fitting(ModuleInfo(**module)) for module in data["modules"])
+        return _fitting(cls(**{**data, "modules": modules, "operations": operations}))
 
 
 @dataclass(frozen=True)
@@ -290,7 +290,7 @@ class TimeProfile:
     def from_json(cls, data: Mapping[str, Any]) -> TimeProfile:
         """The inverse of :meth:`to_json`."""
         norms = {key: tuple(float(x) for x in data.get(key, ())) for key in ("norm", "direct", "response")}
-        return cls(**{**data, **norms})
+        return _fitting(cls(**{**data, **norms}))
 
 
 @dataclass(frozen=True, eq=False)
@@ -343,7 +343,31 @@ class Birthplace:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Birthplace:
         """The inverse of :meth:`to_json`."""
-        return cls(**{**data, **{key: tuple(data[key]) for key in ("modules", "before", "after")}})
+        return _fitting(cls(**{**data, **{key: tuple(data[key]) for key in ("modules", "before", "after")}}))
+
+
+_SIMPLE: Mapping[str, type | tuple[type, ...]] = {
+    "str": str,
+    "int": int,
+    "float": (int, float),
+    "Mapping[str, Any]": Mapping,
+    "tuple[str, ...]": tuple,
+}
+
+
+def _fitting(read: FoundT) -> FoundT:
+    """The same, where every plain value is of the type that it is to be: a file may say anything.
+
+    Raises:
+        TypeError: One is not.
+    """
+    known: Any = read  # a dataclass
+    for one in fields(known):
+        kind, value = str(one.type), getattr(known, one.name)
+        fits = isinstance(value, _SIMPLE.get(kind, object))
+        if not fits or (kind == "tuple[str, ...]" and not all(isinstance(item, str) for item in value)):
+            raise TypeError(f"{one.name} is, or holds, something else than {kind}")
+    return read
 
 
 class _Once(Generic[FoundT]):
@@ -531,7 +555,7 @@ class StepRecord:
             through_time=tuple(TimeProfile.from_json(profile) for profile in data.get("through_time", ())),
             ownerless=None if "ownerless" not in data else Ownerless.from_json(data["ownerless"]),
             birthplace=None if "birthplace" not in data else Birthplace.from_json(data["birthplace"]),
-            unavailable=tuple(Unavailable(**gap) for gap in data.get("unavailable", ())),
+            unavailable=tuple(_fitting(Unavailable(**gap)) for gap in data.get("unavailable", ())),
         )
 
 
@@ -579,7 +603,7 @@ class Cause:
     def from_json(cls, data: Mapping[str, Any]) -> Cause:
         """The inverse of :meth:`to_json`."""
         known = {key: value for key, value in data.items() if key != "code"}
-        return cls(**{**known, "remedies": tuple(Remedy(**r) for r in data["remedies"])})
+        return _fitting(cls(**{**known, "remedies": tuple(_fitting(Remedy(**r)) for r in data["remedies"])}))
 
 
 @dataclass(frozen=True)
@@ -636,16 +660,18 @@ class Incident:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Incident:
         """The inverse of :meth:`to_json`."""
-        return cls(
-            **{
-                **{key: value for key, value in data.items() if key != "code"},
-                "layers": tuple(data["layers"]),
-                "severity": Severity(data["severity"]),
-                "value": float(data["value"]),
-                "threshold": float(data["threshold"]),
-                "causes": tuple(Cause.from_json(cause) for cause in data["causes"]),
-                "unavailable": tuple(Unavailable(**gap) for gap in data["unavailable"]),
-            }
+        return _fitting(
+            cls(
+                **{
+                    **{key: value for key, value in data.items() if key != "code"},
+                    "layers": tuple(data["layers"]),
+                    "severity": Severity(data["severity"]),
+                    "value": float(data["value"]),
+                    "threshold": float(data["threshold"]),
+                    "causes": tuple(Cause.from_json(cause) for cause in data["causes"]),
+                    "unavailable": tuple(_fitting(Unavailable(**gap)) for gap in data["unavailable"]),
+                }
+            )
         )
 
 

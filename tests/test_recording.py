@@ -16,6 +16,7 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 import gradwatch
+from gradwatch._cli import main
 from gradwatch.errors import RecordError
 from gradwatch.recording import STATISTICS, MemoryRecording, Table, module_rows, read, relative_rows
 from gradwatch.records import Incident, Layer, Severity, StepRecord
@@ -294,6 +295,50 @@ def test_somebody_elses_events_are_no_matter(tmp_path):
     assert recording.skipped == ()
 
 
+def test_somebody_elses_tags_with_names_like_ours_hide_nothing(tmp_path):
+    """A scalar and a text of the user's own under such a tag are not taken for a later session."""
+    own = SummaryWriter(str(tmp_path))
+    own.add_scalar("gradwatch/v1/zzz/0/grad_norm/00000", 1.0, 0)
+    own.add_text("gradwatch/v1/zzz/incidents/00000", "{}", 0)
+    own.close()
+    writer = gradwatch.TensorBoardWriter(tmp_path)
+    for step in range(10):
+        writer.write(_record(step))
+    writer.close()
+    recording = read(tmp_path)
+    assert recording.table("grad_norm").steps.tolist() == list(range(10))
+    assert recording.skipped == ()
+
+
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [
+        ("incident", {"message": {"a": 1}}),
+        ("incident", {"kind": 0}),
+        ("incident", {"layers": [1]}),
+        ("incident", {"step": "4"}),
+        ("incident", {"evidence": -1}),
+        ("incident", {"causes": [{"name": 0, "confidence": 1.0, "evidence": "", "remedies": []}]}),
+        ("incident", {"causes": [{"name": "x", "confidence": "1", "evidence": "", "remedies": []}]}),
+        ("incident", {"unavailable": [{"what": [], "because": ""}]}),
+        ("model", {"name": [[]]}),
+        ("model", {"modules": [{"name": None, "kind": "Linear"}]}),
+        ("summary", {"model": {"name": {"a": 1}, "modules": []}}),
+    ],
+)
+def test_a_line_with_values_of_another_sort_is_left_out(runs, tmp_path, capsys, kind, change):
+    """It is named, and no command fails by it."""
+    lines = [json.loads(line) for line in (runs / "vanishing.jsonl").read_text().splitlines()]
+    index = next(index for index, line in enumerate(lines) if line["type"] == kind)
+    lines[index] |= change
+    path = tmp_path / "run.jsonl"
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    assert f"a {kind} that does not fit (TypeError" in " ".join(read(path).skipped)
+    for command in (["report"], ["report", "--json"], ["replay"]):
+        assert main([*command, str(path)]) in (0, 1)
+        assert "that does not fit" in " ".join(capsys.readouterr().out.split())
+
+
 def test_a_later_wire_format_is_named(tmp_path, monkeypatch):
     """Tags of a later version are not guessed at."""
     writer = gradwatch.TensorBoardWriter(tmp_path)
@@ -322,8 +367,9 @@ def test_a_directory_that_is_no_run_says_where_runs_are(runs, tmp_path):
     nested = tmp_path / "logs"
     (nested / "version_0").mkdir(parents=True)
     (nested / "version_0" / "events.out.tfevents.1").write_bytes(b"")
-    with pytest.raises(RecordError, match="there are some in 'version_0'"):
+    with pytest.raises(RecordError, match="there are some in 'version_0'") as refused:
         read(nested)
+    assert str(refused.value).count(str(nested)) == 1
     with pytest.raises(RecordError, match=r"there are some in 'recurrent', 'spiky', 'vanishing'|several recorded runs"):
         read(runs)
 
@@ -340,6 +386,17 @@ def test_a_log_of_an_early_gradwatch_is_read(tmp_path):
     assert recording.model is None
     assert recording.summary is None
     assert recording.through_time() == ()
+
+
+def test_the_names_in_the_documentation_need_no_import_of_their_own(runs):
+    """``gradwatch.recording.read`` and ``gradwatch.figures`` after ``import gradwatch`` alone, and nothing before."""
+    code = f"""
+import sys, gradwatch
+assert not {{"numpy", "torch", "plotly", "tensorboard"}} & set(sys.modules)
+assert gradwatch.figures.heatmap(gradwatch.recording.read({str(runs / "spiky.jsonl")!r}))["data"]
+assert not {{"torch", "plotly"}} & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
 
 
 def test_a_recording_never_needs_torch(runs):

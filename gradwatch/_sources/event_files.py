@@ -92,6 +92,8 @@ class EventFiles:
     def _keep(self, step: int, value: Any) -> None:
         if not value.tag.startswith(_PREFIX) or parse_tag(value.tag) is None:
             return
+        if value.metadata.plugin_data.plugin_name not in ("", PLUGIN_NAME) or not value.HasField("tensor"):
+            return  # somebody else's, by a name like ours
         tag = self._tags.setdefault(value.tag, _Tag())
         if value.metadata.plugin_data.content and not tag.content:
             tag.content = value.metadata.plugin_data.content

@@ -69,6 +69,8 @@ def _find(path: str | os.PathLike[str]) -> Path | list[Path]:
         if _EVENTS in place.name or looks_like_events(place):
             with place.open("rb"):
                 return [place]
+    except RecordError:
+        raise
     except (OSError, ValueError) as error:  # ValueError: a path with a null character
         reason = getattr(error, "strerror", None) or error
         raise RecordError(f"gradwatch: {os.fspath(path)!r} cannot be read: {reason}") from error

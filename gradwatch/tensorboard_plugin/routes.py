@@ -41,7 +41,7 @@ class Routes:
         return as_json({"runs": [known_runs.entry(run, recording) for run, recording in found.items()]})
 
     def incidents(self, source: Source, arguments: Arguments) -> Answer:
-        """What went wrong, the newest of it."""
+        """What went wrong; of very much the first and the newest."""
         recording = self._run(source, arguments)
         return self._once(recording, "incidents", (), lambda: known_runs.incidents(recording))
 

@@ -6,6 +6,7 @@ import itertools
 import logging
 import threading
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from gradwatch import wording
@@ -14,7 +15,7 @@ from gradwatch.tensorboard_plugin.live import LiveRecording
 from gradwatch.tensorboard_plugin.refused import RefusedError
 from gradwatch.tensorboard_plugin.store import ProviderStore, Shelves, Source
 
-MAX_INCIDENTS, MAX_LAYERS = 500, 50
+MAX_INCIDENTS, MAX_FIRST, MAX_LAYERS = 500, 100, 50
 MAX_SNAPSHOTS = 200
 _RANK = ("info", "warning", "error")
 _FRESH = 0.5  # seconds
@@ -93,9 +94,18 @@ def _entry(run: str, recording: LiveRecording) -> dict[str, Any]:
 
 
 def shown(recording: LiveRecording) -> list[tuple[int, Incident, bool]]:
-    """The incidents that the page lists, the newest of them, each with its place and whether it was in vain."""
-    told = recording.told[-MAX_INCIDENTS:]
-    return [(number, incident, superseded) for number, (incident, superseded) in enumerate(told)]
+    """The incidents that the page lists, each with its place and whether it was in vain.
+
+    Of too many the first ones, for what follows may follow from them, the first of each severity, and the newest.
+    """
+    told = recording.told
+    kept: Sequence[int] = range(len(told))
+    if len(told) > MAX_INCIDENTS:
+        first_of_each = {incident.severity: index for index, (incident, _) in reversed([*enumerate(told)])}
+        early = {*range(MAX_FIRST), *first_of_each.values()}
+        newest = [index for index in kept if index not in early][len(early) - MAX_INCIDENTS :]
+        kept = sorted({*early, *newest})
+    return [(number, *told[index]) for number, index in enumerate(kept)]
 
 
 def incidents(recording: LiveRecording) -> dict[str, Any]:

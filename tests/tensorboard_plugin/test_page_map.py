@@ -214,6 +214,9 @@ def test_an_address_that_makes_no_sense_does_no_harm(browser, fast_board):
         assert "gone" in tab.text("#line .plot-empty")
         assert all("layer=gone" in message for message in tab.trouble), "the one request that had to be refused"
         tab.trouble.clear()
+    with opened(browser, fast_board, "spikes", first=900, last=100, row_first=9, row_last=1) as tab:  # wrong way round
+        tab.figures()
+        assert not {"first", "last", "row_first", "row_last"} & set(tab.link({"run": "spikes"}))
 
 
 def test_dark_mode_follows_tensorboard(browser, fast_board):

@@ -16,6 +16,7 @@ import pytest
 from boards import PLUGIN, board, cell_of, cells
 
 import gradwatch
+from gradwatch.records import Severity
 from gradwatch.tensorboard_plugin.heatmap import NOT_FINITE
 from gradwatch.writers.tensorboard import TensorBoardWriter
 
@@ -150,6 +151,26 @@ def test_foreign_and_damaged_data_is_left_out_and_named(tmp_path):
     assert any("does not fit" in text for text in listed["skipped"])
     assert client.get(f"/{PLUGIN}/heatmap?run=run").json["step_first"] == [*range(40), 41, 42]
     assert client.get(f"/{PLUGIN}/runs").json["runs"][0]["last_step"] == 42
+
+
+def test_of_too_many_incidents_the_first_and_the_newest_are_listed(tmp_path):
+    """The first ones are what the others follow from; the only error is among what is left out otherwise."""
+    writer = TensorBoardWriter(tmp_path / "run")
+    known = planted.layers(4)
+    for step in range(700):
+        writer.write(planted.record(step, known, [1.0] * 4))
+        severity = Severity.ERROR if step == 150 else Severity.WARNING
+        writer.write_incident(planted.incident(step, known[step % 4].name, severity=severity))
+    writer.close()
+    client = in_process(tmp_path)
+    listed = client.get(f"/{PLUGIN}/incidents?run=run").json
+    assert listed["total"] == 700
+    assert [one["step"] for one in listed["incidents"]] == [*range(100), 150, *range(301, 700)]
+    assert listed["incidents"][100]["severity"] == "error"
+    picture = client.get(f"/{PLUGIN}/heatmap?run=run").json
+    assert {ring["incident"] for ring in picture["rings"]} == set(range(500))
+    (ring,) = (ring for ring in picture["rings"] if ring["incident"] == 100)
+    assert (ring["row"], ring["col"]) == cell_of(picture, 150 % 4, 150)
 
 
 def test_a_run_with_incidents_alone(tmp_path):

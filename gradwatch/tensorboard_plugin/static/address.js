@@ -12,6 +12,7 @@ const TAB = "gradwatch";
 const LONGEST = 500; // characters of a value: an address that a chat or a mail cuts off helps nobody
 
 const NUMBERS = new Set(["optimizer", "step", "first", "last", "row_first", "row_last"]);
+const SPANS = [["first", "last"], ["row_first", "row_last"]];
 const ROWS = new Set(["parameters", "modules"]);
 
 /** The window whose address is shown: TensorBoard's, where it is of the same origin. @returns {Window} */
@@ -35,6 +36,9 @@ export function readAddress() {
       if (/^\d{1,15}$/.test(value)) known[name] = Number(value);
     } else if (name === "relative") known[name] = value === "1";
     else if (name !== "rows" || ROWS.has(value)) known[name] = value;
+  }
+  for (const [first, last] of SPANS) {
+    if (Number(known[first]) > Number(known[last])) known[first] = known[last] = null;
   }
   return known;
 }

@@ -93,7 +93,7 @@ export class IncidentList {
     this.#list.replaceChildren(...entries);
     this.#list.hidden = !entries.length;
     const missing = total - incidents.length;
-    say(this.#rest, missing > 0 ? `and ${count(missing, "earlier incident")} that this list has no room for` : "");
+    say(this.#rest, missing > 0 ? `and ${count(missing, "more incident")} between the first and the newest` : "");
     if (focused) this.#buttons.get(focused)?.focus({ preventScroll: true });
     this.#reveal(chosen);
   }
