@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -206,3 +207,20 @@ def test_a_page_that_cannot_be_written_says_so(pages, tmp_path, capsys):
     assert "cannot be written: Is a directory" in capsys.readouterr().err
     assert main(["report", str(run), "-o", str(tmp_path / "deep" / "er" / "report.html")]) == 0
     assert "the report is in" in capsys.readouterr().out
+
+
+def test_a_page_never_takes_the_place_of_the_run(pages, tmp_path, capsys):
+    """Neither of a file of JSON lines nor of an event file, by whatever path; an earlier page may be replaced."""
+    run = tmp_path / "run"
+    shutil.copytree(pages.parent / "healthy", run)
+    events = next(run.glob("*tfevents*"))
+    lines = tmp_path / "run.jsonl"
+    lines.write_bytes((pages.parent / "healthy.jsonl").read_bytes())
+    (tmp_path / "link").symlink_to(lines)
+    for recorded, output in ((run, events), (events, events), (lines, lines), (lines, tmp_path / "link")):
+        before = output.read_bytes()
+        assert main(["report", str(recorded), "-o", str(output)]) == 1
+        assert "is part of the recorded run" in capsys.readouterr().err
+        assert output.read_bytes() == before
+    for _ in range(2):
+        assert main(["report", str(run), "-o", str(run / "report.html")]) == 0

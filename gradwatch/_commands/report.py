@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from gradwatch.recording import Recording
 
 _UNREADABLE = 2
+_PAGES = (".html", ".htm")
 
 
 def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -43,6 +44,7 @@ def _report(arguments: argparse.Namespace) -> int:
     except RecordError as error:
         return _fail(str(error), arguments)
     if arguments.output is not None:
+        _spare(Path(arguments.recorded), arguments.output)
         _write(recording, told, arguments.output)
     if arguments.json:
         from gradwatch._report.answer import answer
@@ -71,6 +73,18 @@ def _read(path: str) -> tuple[Recording, Story]:
         why = f": {recording.skipped[0]}" if recording.skipped else ""
         raise RecordError(f"gradwatch: {path!r} holds no step of a recorded run{why}")
     return recording, told
+
+
+def _spare(recorded: Path, output: Path) -> None:
+    """Refuse to write over the recorded run, which nobody could get back.
+
+    Raises:
+        LogdirError: It would be.
+    """
+    own = [recorded, *(recorded.iterdir() if recorded.is_dir() else ())]
+    kept = [file for file in own if file.is_file() and (file == recorded or file.suffix not in _PAGES)]
+    if output.exists() and any(output.samefile(file) for file in kept):
+        raise LogdirError(f"gradwatch: --output {str(output)!r} is part of the recorded run: give another file")
 
 
 def _write(recording: Recording, told: Story, output: Path) -> None:
