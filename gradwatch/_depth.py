@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +43,10 @@ class Profile:
         self.modules = modules
         self._levels = levels
         self._span = span + 1e-9  # a hair for rounding
+
+    def __getstate__(self) -> dict[str, Any]:
+        """With the levels themselves: how they are made cannot be pickled."""
+        return {"modules": self.modules, "level": self.level, "_levels": None, "_span": self._span}
 
     @functools.cached_property
     def level(self) -> Float64Array:
