@@ -91,7 +91,7 @@ def test_titles_say_the_finding(runs):
     depth = _title(figures.depth_profile(sick))
     assert depth == f"step 2: the gradient shrinks {TIMES}0.15 per layer on its way back (vanishing)"
     assert f"({TIMES}" in _title(figures.depth_profile(healthy, step=30))
-    assert "per layer: healthy)" in _title(figures.depth_profile(healthy, step=30))
+    assert "per layer: even)" in _title(figures.depth_profile(healthy, step=30))
     assert _title(figures.depth_profile(nan)) == "step 25: not finite in 20 of 20 parameters"
     assert _title(figures.layer_line(nan, "0")) == "step 25: 0 is not finite any more"
     spike = _title(figures.layer_line(read(runs / "spiky"), "0.weight"))

@@ -208,7 +208,7 @@ def _finding(table: Table, bad: NDArray[np.bool_], profile: Profile | None, stat
     each = f"{TIMES}{digits(growth(profile))} per layer"
     kind = judged(profile)
     if kind == "healthy":
-        return f"{at}: the gradient keeps its size on its way back ({each}: healthy)"
+        return f"{at}: the gradient keeps its size on its way back ({each}: even)"
     if profile.fade > 0:
         return f"{at}: the gradient shrinks {each} on its way back ({kind})"
     return f"{at}: the gradient grows {each} on its way back ({kind})"

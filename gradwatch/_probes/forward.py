@@ -88,6 +88,7 @@ class ForwardProbe:
         self._statistics = Statistics()
         self._hidden = HiddenActivations()
         self._backward_began = self._knows_carried = False
+        self._carried: tuple[Call, nn.Parameter, Tensor] | None = None
         self.time: ThroughTime | None = None
 
     @property
@@ -143,6 +144,8 @@ class ForwardProbe:
             self.disarm()
 
     def _seen(self, *, moved: bool) -> Seen | None:
+        if self._carried is not None and self._carried[1].grad is not self._carried[2]:
+            self._carried[0].gradients.pop("carried_grad")  # zeroed since: that backward pass was somebody else's
         signals = [] if self.time is None or moved else self.time.finish()
         gaps = () if self.time is None else self.time.unavailable
         calls, statistics = self._calls, self._statistics
@@ -192,8 +195,9 @@ class ForwardProbe:
         self._knows_carried = True
         first = next((p for p in module._parameters.values() if p is not None), None)  # noqa: SLF001
         left = None if first is None else first.grad
-        if type(left) is Tensor and left.layout is torch.strided:
+        if first is not None and type(left) is Tensor and left.layout is torch.strided:
             call.gradients["carried_grad"] = norm_of(left.detach())
+            self._carried = call, first, left
 
     def _look(self, known: Known, module: nn.Module, args: Any, output: Any) -> None:
         result = first_tensor(output)

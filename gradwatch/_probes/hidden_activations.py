@@ -18,7 +18,12 @@ from torch import Tensor, nn
 from gradwatch._probes.saved import is_hooked
 from gradwatch._probes.unroll import Recurrence
 
-_KINDS = {"SigmoidBackward0": "Sigmoid", "TanhBackward0": "Tanh", "SoftmaxBackward0": "Softmax"}
+_KINDS = {
+    "SigmoidBackward0": "Sigmoid",
+    "TanhBackward0": "Tanh",
+    "SoftmaxBackward0": "Softmax",
+    "SafeSoftmaxBackward0": "Softmax",  # of attention with dropout, on a CPU
+}
 _FUSED_ATTENTION = frozenset(
     {"ScaledDotProductFlashAttentionForCpuBackward0", "ScaledDotProductFlashAttentionBackward0"}
 )

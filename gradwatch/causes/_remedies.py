@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from gradwatch.records import Incident, ModelInfo, Remedy, StepRecord
 
 _NORMALISED = {
@@ -20,7 +22,7 @@ def normalise(model: ModelInfo) -> Remedy:
     return Remedy(
         action="a normalisation layer after each layer with weights",
         reason="it brings the signal back to size, whatever came before",
-        snippet=_NORMALISED[most],
+        snippet=f"{_NORMALISED[most]}  # n: what the layer gives",
     )
 
 
@@ -45,12 +47,34 @@ def clip(incident: Incident) -> Remedy:
 
 def initialisation(model: ModelInfo) -> tuple[str, str]:
     """The law that suits the model's activations, and its code (Glorot & Bengio, 2010; He et al., 2015)."""
-    kinds = {module.kind for module in model.modules}
+    kinds = activations(model)
     if "Tanh" in kinds:
         return "Xavier", 'nn.init.xavier_normal_(m.weight, gain=nn.init.calculate_gain("tanh"))'
     if "Sigmoid" in kinds:
         return "Xavier", "nn.init.xavier_normal_(m.weight)"
+    if model.operations is not None and not kinds & HALVING:
+        return "Kaiming", 'nn.init.kaiming_normal_(m.weight, nonlinearity="linear")'
     return "Kaiming", 'nn.init.kaiming_normal_(m.weight, nonlinearity="relu")'
+
+
+HALVING = frozenset({"ReLU", "Relu", "ReLU6", "LeakyReLU", "LeakyRelu", "GELU", "Gelu", "SiLU", "Silu", "ELU", "Elu"})
+"""Activations that let about half of a signal pass, in modules' and in autograd's words."""
+
+
+def activations(model: ModelInfo) -> set[str]:
+    """The kinds of the model's modules, and the operations between them as far as the graph was seen."""
+    kinds = {module.kind for module in model.modules}
+    return kinds if model.operations is None else kinds.union(*(names for _, names in model.operations.after))
+
+
+def replace_all(kind: str, by: str, names: Sequence[str]) -> str:
+    """The replacement of all modules of a kind, as code; of a single one by its name."""
+    if len(names) == 1:
+        return assign(names[0], by)
+    return (
+        f"for name, m in list(model.named_modules()):\n    if isinstance(m, nn.{kind}):\n"
+        f"        model.set_submodule(name, {by})"
+    )
 
 
 def initialise_all(record: StepRecord, model: ModelInfo) -> str:

@@ -10,7 +10,17 @@ from __future__ import annotations
 import math
 
 from gradwatch._decades import number
-from gradwatch.causes._remedies import access, assign, count, initialisation, initialise_all, normalise
+from gradwatch.causes._remedies import (
+    HALVING,
+    access,
+    activations,
+    assign,
+    count,
+    initialisation,
+    initialise_all,
+    normalise,
+    replace_all,
+)
 from gradwatch.records import Cause, Incident, ModelInfo, ModuleInfo, Remedy, StepRecord
 from gradwatch.wording import percent
 
@@ -47,8 +57,8 @@ def saturating_activations(incident: Incident, record: StepRecord, model: ModelI
     most = "a sigmoid passes on at most 25 %" if sigmoid else "they pass on little where their input is large"
     share = incident.evidence.get("saturated_share", math.nan)
     flat = f", and {percent(share)} of their values sit on the flat ends" if share >= _SOME else ""
-    is_module = any(module.name == names[0] and module.kind in kinds for module in model.modules)
-    replacement = assign(names[0], "nn.ReLU()") if is_module else ""
+    modules = [module.name for module in model.modules if module.name in names and module.kind == first]
+    replacement = replace_all(first, "nn.ReLU()", modules) if modules else ""
     return Cause(
         name="saturating_activations",
         confidence=0.85 if sigmoid else 0.5,
@@ -57,7 +67,7 @@ def saturating_activations(incident: Incident, record: StepRecord, model: ModelI
             Remedy(
                 action=f"nn.ReLU or nn.GELU in place of nn.{first}, with Kaiming initialisation",
                 reason="they pass the signal on undiminished where a unit is active",
-                snippet="; ".join(filter(None, (replacement, _kaiming(incident, record)))),
+                snippet="\n".join(filter(None, (replacement, _kaiming(incident, record, len(modules))))),
             ),
             normalise(model),
             Remedy(action="a shortcut past every two layers", reason="the signal has a way back that nothing weakens"),
@@ -91,10 +101,11 @@ def small_weights(incident: Incident, record: StepRecord, model: ModelInfo) -> C
         return None  # what has made them small would make them small again
     if not (scale < _SMALL or _over_depth(scale, incident, model) <= -_DECADES):
         return None
+    gain = _gain(scale, model)
     return Cause(
         name="small_weights",
         confidence=0.9 if scale < _SMALL / 2 else 0.6,
-        evidence=f"the weights have {scale:.2g} of the size that keeps a signal as strong as it is{_default(scale)} "
+        evidence=f"the weights have {gain:.2g} of the size that keeps a signal as strong as it is{_default(scale)} "
         f"(median of the layers; {incident.evidence['smallest_weight']} is the smallest){_compounded(incident)}",
         remedies=_initialise(record, model),
     )
@@ -135,8 +146,8 @@ def large_weights(incident: Incident, record: StepRecord, model: ModelInfo) -> C
     return Cause(
         name="large_weights",
         confidence=0.4 if _have_grown(incident) else 0.8,
-        evidence=f"the weights have {scale:.2g} times the size that keeps a signal as strong as it is (median of the "
-        f"layers; {incident.evidence['largest_weight']} is the largest){_compounded(incident)}",
+        evidence=f"the weights have {_gain(scale, model):.2g} times the size that keeps a signal as strong as it is "
+        f"(median of the layers; {incident.evidence['largest_weight']} is the largest){_compounded(incident)}",
         remedies=_initialise(record, model),
     )
 
@@ -169,13 +180,13 @@ def _too_loud(incident: Incident, record: StepRecord, model: ModelInfo) -> Cause
 
 def _over_depth(scale: float, incident: Incident, model: ModelInfo) -> float:
     """Decades by which a signal grows or shrinks over all layers, for weights of this scale."""
-    kinds = {module.kind for module in model.modules}
-    if model.operations is not None:
-        kinds = kinds.union(*(operations for _, operations in model.operations.after))
-    halves = bool(kinds & {"ReLU", "Relu", "ReLU6", "LeakyReLU", "LeakyRelu", "GELU", "Gelu", "SiLU", "Silu"})
-    # The scale is 1 for a variance of 2 / fan_in, which makes up for a ReLU that lets half of the signal pass.
-    gain = scale if halves else scale * math.sqrt(2)
+    gain = _gain(scale, model)
     return incident.num_layers * math.log10(gain) if gain > 0 else -math.inf
+
+
+def _gain(scale: float, model: ModelInfo) -> float:
+    """What such a layer makes of a signal. The scale is 1 for a variance of 2 / fan_in, which makes up for a ReLU."""
+    return scale if model.operations is None or activations(model) & HALVING else scale * math.sqrt(2)
 
 
 def _compounded(incident: Incident) -> str:
@@ -310,8 +321,14 @@ def way_back(incident: Incident, model: ModelInfo) -> tuple[ModuleInfo, ...]:
     return model.modules[min(weak) : end]
 
 
-def _kaiming(incident: Incident, record: StepRecord) -> str:
-    """The initialisation of the incident's first layer, as code."""
+def _kaiming(incident: Incident, record: StepRecord, num_replaced: int) -> str:
+    """The initialisation of the layers whose activation is replaced, as code: of all, or of the incident's first."""
+    if num_replaced > 1:
+        kinds = sorted({layer.module_type for layer in record.layers} & {"Linear", "Conv1d", "Conv2d", "Conv3d"})
+        classes = [f"nn.{kind}" for kind in kinds]
+        which = classes[0] if len(classes) == 1 else f"({', '.join(classes)})"
+        lines = f'    elif isinstance(m, {which}):\n        nn.init.kaiming_normal_(m.weight, nonlinearity="relu")'
+        return lines if kinds else ""
     names = set(incident.layers)
     for layer in record.layers:
         if len(layer.shape) > 1 and (layer.module in names or layer.name in names):

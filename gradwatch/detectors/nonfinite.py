@@ -81,7 +81,7 @@ def _nonfinite(record: StepRecord) -> Incident:
         threshold=0.0,
         message=_nonfinite_message(record, order, weights, birth if loss_is_bad else None),
         optimizer=record.optimizer,
-        num_layers=len(record.layers) + len(modules),
+        num_layers=len(record.layers),
         evidence=evidence,
         unavailable=() if weights.any() else _gaps(record, birth, loss_is_bad=loss_is_bad),
     )

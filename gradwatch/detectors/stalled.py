@@ -23,20 +23,20 @@ wrong as can be. Trained ones may be fine-tuned as gently as this."""
 MOVED = 0.01
 """Sum of all updates over weight: weights that have come so far have learnt, and may rest."""
 
-CRAWLED = 0.2
+CRAWLED = 0.06
 """The same over all matrices together, for weights that are as they were initialised, while the loss is too: they have
 not begun to learn."""
 
-CREPT = 0.4
+CREPT = 0.1
 """The same where the loss has not moved at all."""
 
 CRAWLING_STEPS = 90
 """Steps in which they should have."""
 
-RESTED = 0.1
+RESTED = 0.02
 """The same again, for weights that have been looked at for :data:`STALLED_STEPS` steps only."""
 
-IDLE_STEPS = 120
+IDLE_STEPS = 200
 """Steps in which a model that has anything to learn has begun to: the others are to look at their data."""
 
 LOOK_THROUGH_TIME = 100
@@ -89,7 +89,8 @@ class Trend:
         """Whether nothing at all has been learnt for long."""
         if self.first <= 0:
             return False
-        return self.smooth >= IDLE * self.first and self.spread <= STEADY * self.first
+        # One that rises is no model that learns nothing: two networks may play against each other.
+        return IDLE <= self.smooth / self.first <= 2 - IDLE and self.spread <= STEADY * self.first
 
 
 @dataclass
@@ -231,9 +232,15 @@ def _stalled(
     loss = "" if record.loss is None else f" The loss has hardly improved in {for_steps} steps."
     steps = f", so that {number(MOVED / state.update)} steps would change it by 1 %" if state.update > 0 else ""
     if state.update == 0:
-        moved = "the updates are exactly zero"
+        moved = "The weights do not move: the updates are exactly zero"
+    elif state.update > threshold and state.way < CREPT:
+        moved = f"The weights hardly move: all updates together, of all layers, are {state.way:.2g} of their size"
+        steps = f" after {for_steps} steps"
     else:
-        moved = f"even the layer that moves most changes by {state.update:.2g} of its size in a step (usual: 0.001)"
+        moved = (
+            f"The weights do not move: even the layer that moves most changes by {state.update:.2g} of its size in a "
+        )
+        moved += "step (usual: 0.001)"
     return Incident(
         kind="stalled",
         step=record.step,
@@ -241,7 +248,7 @@ def _stalled(
         severity=Severity.ERROR,
         value=state.update,
         threshold=threshold,
-        message=_learns_nothing(state) if moves else f"The weights do not move: {moved}{steps}.{loss}",
+        message=_learns_nothing(state) if moves else f"{moved}{steps}.{loss}",
         optimizer=record.optimizer,
         num_layers=len(order),
         evidence={
