@@ -406,7 +406,7 @@ def bottomless():
 
 def idle(weight=FRESH):
     """The weights move as they should, and the loss stays where it was, but for a little noise."""
-    return [make(t, ratio=3e-3, weight=weight, loss=1 + 1e-3 * (-1) ** t) for t in range(150)]
+    return [make(t, ratio=3e-3, weight=weight, loss=1 + 1e-3 * (-1) ** t) for t in range(240)]
 
 
 def thrown_back():
@@ -499,7 +499,7 @@ EFFECTS = {
     "stalled.CRAWLED": (1e-9, crawling(default("stalled.CRAWLED") / 2, loss=0.9)),
     "stalled.CREPT": (1e-9, crawling(middle("stalled.CRAWLED", "stalled.CREPT"), loss=1.0)),
     "stalled.CRAWLING_STEPS": (NEVER, crawling(default("stalled.CRAWLED") / 2, loss=0.9)),
-    "stalled.RESTED": (1e-9, crawling(default("stalled.RESTED") / 2, loss=1.0)),
+    "stalled.RESTED": (1e-9, crawling(1.25 * default("stalled.RESTED"), loss=1.0)),
     "stalled.IDLE": (2.0, idle()),
     "stalled.IDLE_STEPS": (NEVER, idle()),
     "stalled.STEADY": (1e-9, idle()),

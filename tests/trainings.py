@@ -130,7 +130,7 @@ def _mislabelled(path: Path) -> list[Incident]:
         parameter.data *= 1.5  # as trained ones, which may rest where they have learnt something
     optimizer = torch.optim.Adam(model.parameters(), 1e-3)
     with _watch(model, path) as watch:
-        for step in range(140):
+        for step in range(220):
             generator = torch.Generator().manual_seed(step)
             images, _ = batch(model, generator, 256)
             loss = nn.functional.cross_entropy(model(images), torch.randint(10, (256,), generator=generator))
