@@ -14,7 +14,7 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
 TELLING = {
     "amp": ["8 of 200 steps skipped, where the loss scale was too large", "incidents: 0"],
-    "gan": ["generator: 600 steps", "critic: 600 steps", "0 incidents"],
+    "gan": ["generator: 600 steps", ", 0 incidents\ncritic: 600 steps", ", 0 incidents\ngenerated points"],
     "hugging_face_trainer": ["100 steps, ", "of them clipped by the Trainer; incidents: 0"],
     "lightning_callback": ["ClipNorm(max_norm=1): ", "incidents: 0"],
     "matrix_products": ["gain 1.0: found nothing", "gain 1.25: found exploding", "gain 0.8: found vanishing"],
