@@ -103,6 +103,13 @@ class ClipNorm:
     def apply(self, parameters: Sequence[Tensor], statistics: Statistics, scale: Tensor | float) -> Tensor | None:
         """Clip in place; see :class:`Clip`."""
         del scale  # the coefficient is a ratio
+        coefficient = self.coefficient(statistics)
+        if not on_host(coefficient) or float(look(coefficient)) < 1.0:
+            _scale_gradients(parameters, coefficient)
+        return statistics.total_norm() * coefficient
+
+    def coefficient(self, statistics: Statistics) -> Tensor:
+        """What the gradients are to be multiplied by, 0-dim, on the device; 1 where the norm is not finite."""
         total = self.total_norm(statistics)
         if self.error_if_nonfinite and not math.isfinite(wait_for(total)):
             raise NonfiniteGradientError(
@@ -110,10 +117,7 @@ class ClipNorm:
                 "cannot be clipped; ClipNorm(error_if_nonfinite=True) asked to stop here. Set it to False to go on: "
                 "the gradients are then left as they are"
             )
-        coefficient = torch.where(torch.isfinite(total), self.max_norm / (total + _EPSILON), 1.0).clamp(max=1.0)
-        if not on_host(coefficient) or float(look(coefficient)) < 1.0:
-            _scale_gradients(parameters, coefficient)
-        return statistics.total_norm() * coefficient
+        return torch.where(torch.isfinite(total), self.max_norm / (total + _EPSILON), 1.0).clamp(max=1.0)
 
     def __str__(self) -> str:
         kind = "" if self.norm_type == 2.0 else f", norm_type={self.norm_type:g}"  # noqa: PLR2004 - the L2 norm
