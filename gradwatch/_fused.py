@@ -35,25 +35,27 @@ def reads_scale(optimizer: Optimizer) -> bool:
     )
 
 
-@dataclass(frozen=True)
+@dataclass
 class LeftToStep:
     """Clipping that a fused optimizer will do by itself.
 
     Attributes:
         coefficient: What the gradients are to be multiplied by, 0-dim.
-        marks: The gradients that it is for, and what their version counters read.
+        marks: Where others have their turn before the step, the gradients that it is for, and what their version
+            counters read.
     """
 
     coefficient: Tensor
-    marks: list[tuple[Tensor, int]]
+    marks: list[tuple[Tensor, int]] | None = None
 
-    @classmethod
-    def of(cls, coefficient: Tensor, layout: Layout) -> LeftToStep:
-        """For the gradients as they are."""
-        return cls(coefficient, [(gradient, gradient._version) for gradient in layout.present_gradients()])  # noqa: SLF001
+    def mark(self, layout: Layout) -> None:
+        """Others have their turn now."""
+        self.marks = [(gradient, gradient._version) for gradient in layout.present_gradients()]  # noqa: SLF001
 
     def holds(self, layout: Layout) -> bool:
         """Whether nobody has touched the gradients since."""
+        if self.marks is None:
+            return True
         present = layout.present_gradients()
         return len(present) == len(self.marks) and all(
             gradient is mark and gradient._version == version  # noqa: SLF001 - counts in-place changes

@@ -80,7 +80,7 @@ class Intervention:
         measurement.clipped_norm = measurement.current.total_norm() * coefficient
         measurement.extras["own_clipped_norm"] = measurement.clipped_norm
         if not on_host(coefficient) or float(look(coefficient)) < 1.0:
-            measurement.left_to_step = _fused.LeftToStep.of(coefficient, track.layout)
+            measurement.left_to_step = _fused.LeftToStep(coefficient)
 
     def clip_share(self, share: step.Measurement, layout: Layout, optimizer: Optimizer) -> None:
         """Clip what an optimizer that steps inside the backward pass takes of the gradients, as far as that can be."""

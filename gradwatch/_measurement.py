@@ -59,6 +59,12 @@ class Measurement:
     closed: bool = False
     sighting: Sighting = field(default_factory=Sighting)
 
+    def wait_for_step(self, layout: Layout) -> None:
+        """Torch's own hook is still to come, and others have their turn before it."""
+        self.early = True
+        if self.left_to_step is not None:
+            self.left_to_step.mark(layout)
+
 
 @dataclass
 class Identity:

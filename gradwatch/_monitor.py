@@ -100,7 +100,7 @@ class Monitor:
             return
         self._measure(track, optimizer, scale)
         if track.pending is not None:
-            track.pending.early = True
+            track.pending.wait_for_step(track.layout)
         if not has_step_hook(optimizer):
             self._emit(track, moved=False)
 
