@@ -392,3 +392,25 @@ def test_a_compiled_step_obeys():
         assert watch.step == 3
         results.append(model)
     assert distance(*results) < 1e-6
+
+
+@pytest.mark.parametrize("name", ["AdamW", "SGD momentum"])
+def test_on_a_device_nobody_waits(name):
+    """On ``device="meta"``, where any look at a value raises, factor and skip are both lent to the step."""
+    model = nn.Linear(4, 4, device="meta")
+    for parameter in model.parameters():
+        parameter.grad = torch.empty_like(parameter)
+    optimizer = OPTIMIZERS[name](model.parameters())
+    lent = []
+    watch = gradwatch.watch(model, clip=ClipNorm(MAX_NORM), skip_if_nonfinite=True, writers=[])
+    handle = register_optimizer_step_pre_hook(lambda o, *_: lent.extend((o.grad_scale, o.found_inf)))
+    with pytest.raises(RuntimeError, match="supported devices"):  # torch has no such kernel
+        optimizer.step()
+    handle.remove()
+    assert [(tensor.device.type, tensor.dtype) for tensor in lent] == [("meta", torch.float32)] * 2
+    assert watch._monitor._tracks.live()[0].pending is not None
+    watch._monitor._intervention.end()
+    assert not hasattr(optimizer, "grad_scale")
+    assert not hasattr(optimizer, "found_inf")
+    watch._subscription.close()
+    watch._finalizer.detach()
