@@ -463,7 +463,6 @@ class StepRecord:
             "clipped_norm": number_to_json(self.clipped_norm),
             "own_clipped_norm": number_to_json(self.own_clipped_norm),
             "skipped": self.skipped,
-            "held_back": self.held_back,
             "loss": number_to_json(self.loss),
             "lr": number_to_json(self.lr),
             "loss_scale": number_to_json(self.loss_scale),
@@ -479,8 +478,8 @@ class StepRecord:
         return data
 
     def _probes_to_json(self) -> dict[str, Any]:
-        """What the probes saw, as far as there is something: most steps have nothing."""
-        data: dict[str, Any] = {}
+        """Whether we held it back, and what the probes saw, as far as there is something: most steps have nothing."""
+        data: dict[str, Any] = {"held_back": True} if self.held_back else {}
         if self.activations is not None:
             data["activations"] = self.activations.to_json()
         if self.through_time:
