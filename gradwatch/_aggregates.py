@@ -19,6 +19,7 @@ class Aggregates:
 
     def __init__(self) -> None:
         self.num_skipped = 0
+        self.num_held_back = 0
         self.num_clipped = 0
         self.last_total_norm = math.nan
         self._tables: dict[int, _Table] = {}
@@ -26,9 +27,10 @@ class Aggregates:
     def observe(self, record: StepRecord) -> None:
         """Take one step in."""
         self.num_skipped += record.skipped
+        self.num_held_back += record.held_back
         self.num_clipped += record.clipped
         self.last_total_norm = record.total_norm
-        if record.skipped:
+        if record.skipped and not record.held_back:
             return
         table = self._tables.get(record.optimizer)
         if table is None or table.modules is None or table.modules.layers is not record.layers:
@@ -64,6 +66,7 @@ class Aggregates:
         """Plain values."""
         return {
             "num_skipped": self.num_skipped,
+            "num_held_back": self.num_held_back,
             "num_clipped": self.num_clipped,
             "last_total_norm": number_to_json(self.last_total_norm),
             "tables": {str(index): table.state_dict() for index, table in self._tables.items()},
@@ -72,6 +75,7 @@ class Aggregates:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """The inverse of :meth:`state_dict`."""
         self.num_skipped, self.num_clipped = state["num_skipped"], state["num_clipped"]
+        self.num_held_back = state.get("num_held_back", 0)
         self.last_total_norm = float(state["last_total_norm"])
         self._tables = {int(index): _Table.from_state(table) for index, table in state["tables"].items()}
 

@@ -15,6 +15,7 @@ CLIPPED_TWICE = "clipped_twice"
 SCALED_GRADIENTS = "scaled_gradients"
 INSIDE_BACKWARD = "inside_backward"
 TINY_MAX_NORM = "tiny_max_norm"
+CANNOT_SKIP = "cannot_skip"
 
 _TEXTS = {
     CLIPPED_TWICE: (
@@ -28,6 +29,9 @@ _TEXTS = {
     INSIDE_BACKWARD: (
         "{clip} cannot work with an optimizer that steps inside the backward pass: most gradients are gone before the "
         "total norm is known. Nothing is clipped. Use ClipValue, or step the optimizer after backward()"
+    ),
+    CANNOT_SKIP: (
+        "skip_if_nonfinite=True cannot work with {optimizer}: {why}. Its steps are taken whatever their norm"
     ),
     TINY_MAX_NORM: (
         "the gradients were clipped by more than 100x at each of the last 20 steps (from {norm:.3g} to {clipped:.3g}): "

@@ -39,6 +39,8 @@ def watch(
     every: int = _options.EVERY,
     history: int = _options.HISTORY,
     probes: Probes | bool = True,
+    skip_if_nonfinite: bool = False,
+    max_overhead: float | None = None,
 ) -> Watch:
     """Watch every layer's gradient at every optimizer step.
 
@@ -59,6 +61,12 @@ def watch(
         every: Gradient maxima, weight norms and update ratios are measured on every n-th step; norms on every one.
         history: Number of records kept in ``.history``.
         probes: What is looked at in the forward pass, and how often: ``gradwatch.Probes(...)``, or False for nothing.
+        skip_if_nonfinite: Skip every step whose total norm is not finite: weights, the optimizer's state and its count
+            of steps stay as they are, the record says ``skipped``, and the incident is told all the same. On an
+            accelerator only with ``fused=True`` (Adam, AdamW, SGD, Adagrad): for any other the host would have to wait.
+        max_overhead: The largest share of the run that watching may take, such as 0.01: from the fifth step on, samples
+            and probes are left out where they would exceed it, and the summary says so. Norms are measured at every
+            step, whatever they cost. By default nothing is left out.
 
     Returns:
         A running watch: use it in a ``with`` statement, or call ``close()`` at the end.
@@ -87,6 +95,8 @@ def watch(
             every=num_every,
             history=num_history,
             probes=_options.check_probes(probes),
+            skip_if_nonfinite=_options.check_skip(skip_if_nonfinite, rule),
+            max_overhead=_options.check_share("max_overhead", max_overhead),
         )
     )
 

@@ -42,6 +42,8 @@ class Judges:
 
     def observe(self, record: StepRecord, model: ModelInfo) -> list[Incident]:
         """The incidents that begin at this step, with their causes."""
+        if record.held_back:  # but for us the optimizer would have taken this step
+            record = dataclasses.replace(record, skipped=False)
         incidents: list[Incident] = []
         self._scene.observe(record)
         if model.operations is not None and model.operations.chance is not None:

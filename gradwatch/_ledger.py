@@ -8,9 +8,9 @@ from typing import Any
 
 from gradwatch._aggregates import Aggregates
 from gradwatch._audit import ClipAudit
+from gradwatch._budget import Budget
 from gradwatch._judges import Judges
 from gradwatch._outlets import Outlets
-from gradwatch._price import Price
 from gradwatch.records import Incident, ModelInfo, RunSummary, StepRecord
 from gradwatch.writers import Writer
 
@@ -43,23 +43,25 @@ class Ledger:
             self.incidents.append(incident)
             self.outlets.write_incident(incident)
 
-    def summary(self, model: ModelInfo, num_steps: int, clip: object, price: Price) -> RunSummary:
+    def summary(self, model: ModelInfo, num_steps: int, clip: object, budget: Budget) -> RunSummary:
         """The run so far."""
         counted = self.aggregates
         return RunSummary(
             model=model,
             num_steps=num_steps,
             num_skipped=counted.num_skipped,
+            num_held_back=counted.num_held_back,
             num_clipped=counted.num_clipped,
             clip=None if clip is None else str(clip),
             last_total_norm=counted.last_total_norm,
             layers=counted.layers(self.history),
             incidents=tuple(self.incidents),
             notes=tuple(self.audit.notes.values()),
-            watch_seconds=price.watch_seconds,
-            run_seconds=price.run_seconds,
+            watch_seconds=budget.price.watch_seconds,
+            run_seconds=budget.price.run_seconds,
             num_tensors=counted.num_tensors,
             suppressed=self._judges.suppressed,
+            thinned=budget.told(),
         )
 
     def state_dict(self) -> dict[str, Any]:

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 from gradwatch._before_clip import BeforeClip
+from gradwatch._budget import SAMPLE, Budget
+from gradwatch._fused import LeftToStep
 from gradwatch._layout import Layout
 from gradwatch._probes.sighting import Sighting
 from gradwatch._sampling import WeightSampler
@@ -39,6 +41,7 @@ class Measurement:
         lr: Largest learning rate, where it is a plain number.
         early: Measured ahead of torch's own hook (Lightning, ``observe``), which is still to come.
         outdated: Somebody has clipped since: ``clipped_norm`` has to be measured again.
+        left_to_step: Our own clipping, where the optimizer will do it.
         closed: What comes until the end of this step is no news (further evaluations of a closure).
         sighting: What the probes have seen.
     """
@@ -52,8 +55,15 @@ class Measurement:
     lr: float = math.nan
     early: bool = False
     outdated: bool = False
+    left_to_step: LeftToStep | None = None
     closed: bool = False
     sighting: Sighting = field(default_factory=Sighting)
+
+    def wait_for_step(self, layout: Layout) -> None:
+        """Torch's own hook is still to come, and others have their turn before it."""
+        self.early = True
+        if self.left_to_step is not None:
+            self.left_to_step.mark(layout)
 
 
 @dataclass
@@ -80,6 +90,8 @@ class Track:
     pending: Measurement | None = None
     before_clip: BeforeClip | None = None
     was_bad: bool = False
+    thinned: int = -1
+    """Number of its step that is not sampled although it would be due."""
     loss_scale: Tensor | None = None
     """What a GradScaler has just taken out of the gradients."""
     _sampler: tuple[Layout, WeightSampler] | None = None
@@ -91,6 +103,16 @@ class Track:
 
     def is_sampled(self, every: int) -> bool:
         """Whether maxima, weights and updates are looked at in the step to come."""
+        return self.is_due(every) and self.identity.num_steps != self.thinned
+
+    def plan(self, every: int, budget: Budget) -> None:
+        """A step is over: whether the next one is sampled, should it be due."""
+        budget.step_is_over()
+        if self.is_due(every) and not budget.grants(SAMPLE, self.identity.num_steps):
+            self.thinned = self.identity.num_steps
+
+    def is_due(self, every: int) -> bool:
+        """Whether the step to come is one of every ``every``."""
         return self.identity.num_steps % every == 0
 
     @property
@@ -278,6 +300,7 @@ def record_of(context: Context, arrays: Arrays) -> StepRecord:
         clipped_norm=math.nan if skipped else float(arrays["clipped_norm"]),
         own_clipped_norm=float(arrays["own_clipped_norm"]) if "own_clipped_norm" in arrays else None,
         skipped=skipped,
+        held_back=bool(arrays.get("held_back", np.zeros(())) > 0),
         loss=float(arrays["loss"]) if "loss" in arrays else None,
         lr=float(arrays.get("lr", context.lr)),
         loss_scale=float(arrays["loss_scale"]) if "loss_scale" in arrays else None,

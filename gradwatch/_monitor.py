@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gradwatch import _measurement as step
-from gradwatch._audit import CLIPPED_TWICE, INSIDE_BACKWARD, SCALED_GRADIENTS
+from gradwatch._audit import CLIPPED_TWICE, SCALED_GRADIENTS
+from gradwatch._budget import Budget
+from gradwatch._intervention import Intervention
 from gradwatch._judges import Judges
 from gradwatch._ledger import Ledger
-from gradwatch._listeners import tell_all
 from gradwatch._outlets import Outlets
 from gradwatch._price import Price, event
 from gradwatch._probes.loss_reader import LossReader
@@ -43,6 +44,8 @@ class Monitor:
         every: Maxima, weights and updates are looked at on every n-th step of an optimizer.
         history: Number of records kept.
         probes: What else is looked at, and how often; None for nothing.
+        skip_if_nonfinite: Whether a step whose total norm is not finite is skipped.
+        max_overhead: The share of the run above which what is optional is left out; None for no limit.
     """
 
     def __init__(
@@ -56,15 +59,20 @@ class Monitor:
         every: int,
         history: int,
         probes: Probes | None,
+        skip_if_nonfinite: bool,
+        max_overhead: float | None,
     ) -> None:
         self.num_steps = 0
         self.ledger = Ledger(judges, writers, history)
         self._clip = clip
         self._every = every
-        self._tracks = Tracks(model, optimizers, probes)
+        self.price = Price()
+        self._budget = Budget(self.price, max_overhead)
+        self._tracks = Tracks(model, optimizers, probes, self._budget)
+        self._intervention = Intervention(clip, self.ledger.audit, skip_if_nonfinite=skip_if_nonfinite)
+        self._intervention.foresee(optimizers or ())
         self._transfer: Transfer[step.Context] = Transfer()
         self._loss = LossReader(lambda: self._tracks.layouts)
-        self.price = Price()
 
     def bind(self, model: nn.Module, optimizers: Sequence[Optimizer] | None, writers: Iterable[Writer]) -> None:
         """Go on with another model, other optimizers or writers; counters, baselines and history stay."""
@@ -73,7 +81,8 @@ class Monitor:
 
     def expect(self, optimizers: Iterable[Optimizer]) -> None:
         """Number these optimizers in this order."""
-        self._tracks.expect(optimizers)
+        self._tracks.expect(given := list(optimizers))
+        self._intervention.foresee(given)
 
     @event
     def add_loss(self, loss: Tensor | float, graph: Tensor | None = None) -> None:
@@ -91,7 +100,7 @@ class Monitor:
             return
         self._measure(track, optimizer, scale)
         if track.pending is not None:
-            track.pending.early = True
+            track.pending.wait_for_step(track.layout)
         if not has_step_hook(optimizer):
             self._emit(track, moved=False)
 
@@ -101,12 +110,10 @@ class Monitor:
         if (track := self._tracks.of(optimizer)) is None:
             return
         if track.pending is None or not track.pending.early:
-            self._measure(track, optimizer, getattr(optimizer, "grad_scale", None))
+            self._measure(track, optimizer, self._intervention.scale_of(optimizer))
         assert track.pending is not None
         track.pending.early = False
-        step.bring_up_to_date(track.pending, track.layout)
-        if isinstance(found_overflow := getattr(optimizer, "found_inf", None), Tensor):
-            track.pending.extras["skipped"] = found_overflow
+        self._intervention.before_step(track, optimizer)
 
     @event
     def before_closure_again(self, optimizer: Optimizer) -> None:
@@ -124,6 +131,7 @@ class Monitor:
     @event
     def after_step(self, optimizer: Optimizer) -> None:
         """The update is done: send what was measured on its way."""
+        self._intervention.after_step(optimizer)
         track = self._tracks.known(optimizer)
         if track is None or track.pending is None:  # an optimizer that did not evaluate its closure
             if (track := self._tracks.of(optimizer)) is None:
@@ -145,12 +153,7 @@ class Monitor:
         layout = self._tracks.layouts.of(optimizer)
         share = step.measure(step.Track(step.Identity(-1, []), layout), self._clip)
         share.lr = step.learning_rate(optimizer, share)
-        if self._clip is not None:
-            if self._clip.per_parameter:
-                step.clip_gradients(share, layout, self._clip)
-                step.bring_up_to_date(share, layout)
-            else:
-                self.ledger.audit.say(INSIDE_BACKWARD, clip=self._clip)
+        self._intervention.clip_share(share, layout, optimizer)
         self._tracks.add_partial(optimizer, share, layout, running_backward())
 
     @event
@@ -180,15 +183,10 @@ class Monitor:
             self._emit(track, moved=False)  # the step before has raised
         sampled = track.is_sampled(self._every)
         measurement = track.pending = step.measure(track, self._clip, scale, sampled=sampled)
-        already_clipped = measurement.statistics is not measurement.current
-        if already_clipped and scale is not None:
+        if measurement.statistics is not measurement.current and scale is not None:
             self.ledger.audit.say(SCALED_GRADIENTS)
-        if self._clip is not None and may_clip:
-            if already_clipped:
-                self.ledger.audit.say(CLIPPED_TWICE, clip=self._clip)
-            tell_all(lambda other: other.before_clip(track.layout.present_gradients(), 1), but=self)
-            has_scaler = scale is not None or track.loss_scale is not None
-            step.clip_gradients(measurement, track.layout, self._clip, may_overflow=has_scaler)
+        if may_clip:
+            self._intervention.clip(track, optimizer, but=self)
         measurement.lr = step.learning_rate(optimizer, measurement)
         self._loss.hand_over(measurement)
         step.look_at_weights(measurement, track)
@@ -199,6 +197,7 @@ class Monitor:
         self._transfer.send(tensors, context)
         self.num_steps += 1
         self.receive()
+        track.plan(self._every, self._budget)
         self._tracks.probing.prepare(self._tracks.live())
 
     def receive(self, *, wait: bool = False) -> None:
@@ -214,6 +213,7 @@ class Monitor:
         try:
             self._finish_steps()
         finally:
+            self._intervention.end()
             self.ledger.outlets.close(self.summary)
             self._tracks.release()
 
@@ -227,7 +227,7 @@ class Monitor:
     def summary(self) -> RunSummary:
         """The run so far."""
         self.receive()
-        return self.ledger.summary(self._tracks.layouts.info, self.num_steps, self._clip, self.price)
+        return self.ledger.summary(self._tracks.layouts.info, self.num_steps, self._clip, self._budget)
 
     def state_dict(self) -> dict[str, Any]:
         """Counters, baselines and incidents as plain values."""

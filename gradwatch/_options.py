@@ -14,7 +14,7 @@ from gradwatch._layout import is_sharded, trainable_parameters
 from gradwatch._probes.schedule import Probes
 from gradwatch.clipping import Clip
 from gradwatch.detectors import Detector, default_detectors
-from gradwatch.errors import ArgumentTypeError, ArgumentValueError, warn
+from gradwatch.errors import ArgumentTypeError, ArgumentValueError, is_number, warn
 from gradwatch.suppression import Suppression
 
 EVERY = 10
@@ -163,6 +163,39 @@ def check_probes(probes: object) -> Probes | None:
     if isinstance(probes, Probes):
         return probes
     raise ArgumentTypeError("probes", probes, "True, False or gradwatch.Probes(...)")
+
+
+def check_skip(given: object, clip: Clip | None) -> bool:
+    """Whether non-finite steps are skipped.
+
+    Raises:
+        ArgumentTypeError: It is no bool.
+        ArgumentValueError: ``clip`` wants to stop at such a step.
+    """
+    if not isinstance(given, bool):
+        raise ArgumentTypeError("skip_if_nonfinite", given, "True or False")
+    if given and getattr(clip, "error_if_nonfinite", False):
+        raise ArgumentValueError(
+            "skip_if_nonfinite", given, "clip has error_if_nonfinite=True, which stops at such a step: choose one"
+        )
+    return given
+
+
+def check_share(argument: str, given: object) -> float | None:
+    """A share of the whole, above 0 and at most 1; None for no limit.
+
+    Raises:
+        ArgumentTypeError: It is neither a number nor None.
+        ArgumentValueError: It is not within these bounds.
+    """
+    if given is None:
+        return None
+    if not is_number(given):
+        raise ArgumentTypeError(argument, given, "a number or None")
+    value = float(given)
+    if not 0 < value <= 1:
+        raise ArgumentValueError(argument, given, "must be above 0 and at most 1, as 0.01 for 1 % of the run")
+    return value
 
 
 def check_count(argument: str, given: object) -> int:

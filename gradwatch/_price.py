@@ -14,9 +14,14 @@ P = ParamSpec("P")
 
 
 class Price:
-    """Seconds spent inside a watch, and seconds from its first event to its last."""
+    """Seconds spent inside a watch, and seconds from its first event to its last.
 
-    def __init__(self) -> None:
+    Args:
+        clock: Reads seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.clock = clock
         self.lock = threading.RLock()
         self.watch_seconds = 0.0
         self._began: float | None = None
@@ -29,14 +34,18 @@ class Price:
 
     def start(self) -> float:
         """An event begins."""
-        now = time.perf_counter()
+        now = self.clock()
         self._began = now if self._began is None else self._began
         return now
 
     def stop(self, start: float) -> None:
         """It is over."""
-        self._ended = time.perf_counter()
+        self._ended = self.clock()
         self.watch_seconds += self._ended - start
+
+    def add(self, seconds: float) -> None:
+        """Spent between two events, by a probe."""
+        self.watch_seconds += seconds
 
 
 class Priced(Protocol):

@@ -138,6 +138,7 @@ def _judge(run: _Run, judges: Judges, tell: Callable[[Incident], object]) -> tup
         model=known,
         num_steps=len(run),
         num_skipped=counted.num_skipped,
+        num_held_back=counted.num_held_back,
         num_clipped=counted.num_clipped,
         clip=None,
         last_total_norm=counted.last_total_norm,

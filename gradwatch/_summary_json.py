@@ -45,6 +45,8 @@ def summary_from_json(data: Mapping[str, Any], incidents: Iterable[Incident] = (
         run_seconds=float(data["run_seconds"]),
         num_tensors=int(data["num_tensors"]),
         suppressed=tuple(str(text) for text in data["suppressed"]),
+        num_held_back=int(data.get("num_held_back", 0)),
+        thinned=str(data.get("thinned", "")),
     )
 
 

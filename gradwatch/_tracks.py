@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gradwatch._before_clip import BeforeClip
+from gradwatch._budget import Budget
 from gradwatch._layout import Layout, Layouts
 from gradwatch._measurement import Identity, Measurement, Track, look_before_clip
 from gradwatch._partial import PartialSteps
@@ -30,18 +31,21 @@ class Tracks:
         model: Held weakly.
         optimizers: The only ones to watch, in the order of their indices; None for every one that owns parameters.
         probes: What else is looked at, and how often; None for nothing.
+        budget: Grants what is optional.
     """
 
-    def __init__(self, model: nn.Module, optimizers: Sequence[Optimizer] | None, probes: Probes | None) -> None:
+    def __init__(
+        self, model: nn.Module, optimizers: Sequence[Optimizer] | None, probes: Probes | None, budget: Budget
+    ) -> None:
         self._identities: list[Identity] = []
-        self._probes = probes
+        self._probes, self._budget = probes, budget
         self._alertness = Alertness()
         self.bind(model, optimizers)
 
     def bind(self, model: nn.Module, optimizers: Sequence[Optimizer] | None) -> None:
         """Begin with (another) model and its optimizers; indices and counters go on."""
         self.layouts = Layouts(model)
-        self.probing = Probing(model, self.layouts, self._probes, self._alertness)
+        self.probing = Probing(model, self.layouts, self._probes, self._alertness, self._budget)
         self._only = None if optimizers is None else weakref.WeakSet(optimizers)
         self._tracks: weakref.WeakKeyDictionary[Any, Track] = weakref.WeakKeyDictionary()
         self._inside = _InsideBackward()

@@ -103,6 +103,13 @@ class ClipNorm:
     def apply(self, parameters: Sequence[Tensor], statistics: Statistics, scale: Tensor | float) -> Tensor | None:
         """Clip in place; see :class:`Clip`."""
         del scale  # the coefficient is a ratio
+        coefficient = self.coefficient(statistics)
+        if not on_host(coefficient) or float(look(coefficient)) < 1.0:
+            _scale_gradients(parameters, coefficient)
+        return statistics.total_norm() * coefficient
+
+    def coefficient(self, statistics: Statistics) -> Tensor:
+        """What the gradients are to be multiplied by, 0-dim, on the device; 1 where the norm is not finite."""
         total = self.total_norm(statistics)
         if self.error_if_nonfinite and not math.isfinite(wait_for(total)):
             raise NonfiniteGradientError(
@@ -110,10 +117,7 @@ class ClipNorm:
                 "cannot be clipped; ClipNorm(error_if_nonfinite=True) asked to stop here. Set it to False to go on: "
                 "the gradients are then left as they are"
             )
-        coefficient = torch.where(torch.isfinite(total), self.max_norm / (total + _EPSILON), 1.0).clamp(max=1.0)
-        if not on_host(coefficient) or float(look(coefficient)) < 1.0:
-            _scale_gradients(parameters, coefficient)
-        return statistics.total_norm() * coefficient
+        return torch.where(torch.isfinite(total), self.max_norm / (total + _EPSILON), 1.0).clamp(max=1.0)
 
     def __str__(self) -> str:
         kind = "" if self.norm_type == 2.0 else f", norm_type={self.norm_type:g}"  # noqa: PLR2004 - the L2 norm
@@ -171,17 +175,23 @@ class ClipValue:
 
 
 def _scale_gradients(parameters: Sequence[Tensor], coefficient: Tensor) -> None:
-    values = _values_in_place(parameters)
-    by_device: dict[torch.device, list[Tensor]] = {}
-    for value in values:
-        by_device.setdefault(value.device, []).append(value)
-    for device, group in by_device.items():
-        # a 0-dim tensor, not a float: three times faster on the CPU, and the device need not be asked
-        torch._foreach_mul_(group, coefficient.to(device, non_blocking=True))
+    groups: dict[tuple[torch.device, bool], list[Tensor]] = {}
+    for value in _values_in_place(parameters):
+        groups.setdefault((value.device, value.dtype in _DOUBLE), []).append(value)
+    for (device, is_double), group in groups.items():
+        # a 0-dim tensor, not a float, and of their precision: three times faster on the CPU, and nobody has to wait
+        factor = coefficient if is_double else coefficient.to(torch.float32)
+        torch._foreach_mul_(group, factor.to(device, non_blocking=True))
+
+
+_DOUBLE = (torch.float64, torch.complex128)
 
 
 def _values_in_place(parameters: Sequence[Tensor]) -> list[Tensor]:
     """The elements of every gradient that there is, to be changed in place."""
+    gradients = [gradient for parameter in parameters if (gradient := parameter.grad) is not None]
+    if not any(gradient.is_sparse or gradient.is_conj() for gradient in gradients):
+        return gradients
     values = []
     for parameter in parameters:
         if parameter.grad is None:

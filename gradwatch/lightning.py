@@ -71,6 +71,12 @@ class GradWatch(Readout, _Callback):
         every: Gradient maxima, weight norms and update ratios are measured on every n-th step; norms on every one.
         history: Number of records kept in ``.history``.
         probes: What is looked at in the forward pass, and how often: ``gradwatch.Probes(...)``, or False for nothing.
+        skip_if_nonfinite: Skip every step whose total norm is not finite: weights, the optimizer's state and its count
+            of steps stay as they are, the record says ``skipped``, and the incident is told all the same. On an
+            accelerator only with ``fused=True`` (Adam, AdamW, SGD, Adagrad): for any other the host would have to wait.
+        max_overhead: The largest share of the run that watching may take, such as 0.01: from the fifth step on, samples
+            and probes are left out where they would exceed it, and the summary says so. Norms are measured at every
+            step, whatever they cost. By default nothing is left out.
 
     Raises:
         ArgumentTypeError: An argument has a wrong type (also a ``TypeError``).
@@ -88,6 +94,8 @@ class GradWatch(Readout, _Callback):
         every: int = _options.EVERY,
         history: int = _options.HISTORY,
         probes: Probes | bool = True,
+        skip_if_nonfinite: bool = False,
+        max_overhead: float | None = None,
     ) -> None:
         if logdir is not None and not isinstance(logdir, (str, os.PathLike)):
             raise ArgumentTypeError("logdir", logdir, "a path or None")
@@ -99,6 +107,8 @@ class GradWatch(Readout, _Callback):
         self._every = _options.check_count("every", every)
         self._history = _options.check_count("history", history)
         self._probes = _options.check_probes(probes)
+        self._skip_if_nonfinite = _options.check_skip(skip_if_nonfinite, self._clip)
+        self._max_overhead = _options.check_share("max_overhead", max_overhead)
         self._monitor: Monitor | None = None
         self._subscription: Subscription | None = None
         self._saved: dict[str, Any] | None = None
@@ -117,6 +127,8 @@ class GradWatch(Readout, _Callback):
             every=self._every,
             history=self._history,
             probes=_described(self._probes),
+            skip_if_nonfinite=self._skip_if_nonfinite,
+            max_overhead=self._max_overhead,
         )
 
     def loss(self, loss: Tensor | float) -> None:
@@ -149,6 +161,8 @@ class GradWatch(Readout, _Callback):
                 every=self._every,
                 history=self._history,
                 probes=self._probes,
+                skip_if_nonfinite=self._skip_if_nonfinite,
+                max_overhead=self._max_overhead,
             )
         else:
             self._monitor.bind(pl_module, None, writers)

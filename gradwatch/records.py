@@ -406,7 +406,9 @@ class StepRecord:
         total_norm: L2 norm over all gradients, before clipping.
         clipped_norm: The same as the optimizer sees it; NaN on a skipped step.
         own_clipped_norm: The same after gradwatch's own clipping, before anybody else's; None without a rule of ours.
-        skipped: A GradScaler found an overflow: the optimizer did not move.
+        skipped: The optimizer did not move: a GradScaler found an overflow, or we held it back.
+        held_back: ``skip_if_nonfinite`` kept the optimizer from moving, and no GradScaler did; such a step is judged as
+            any other.
         loss: Mean over this step's micro-batches; None where it was not told.
         lr: Largest learning rate of the optimizer's parameter groups.
         loss_scale: A GradScaler's factor, None without one.
@@ -431,6 +433,7 @@ class StepRecord:
     total_norm: float
     clipped_norm: float
     skipped: bool = False
+    held_back: bool = False
     loss: float | None = None
     lr: float = math.nan
     loss_scale: float | None = None
@@ -499,8 +502,8 @@ class StepRecord:
         return data
 
     def _probes_to_json(self) -> dict[str, Any]:
-        """What the probes saw, as far as there is something: most steps have nothing."""
-        data: dict[str, Any] = {}
+        """Whether we held it back, and what the probes saw, as far as there is something: most steps have nothing."""
+        data: dict[str, Any] = {"held_back": True} if self.held_back else {}
         if self.activations is not None:
             data["activations"] = self.activations.to_json()
         if self.through_time:
@@ -543,6 +546,7 @@ class StepRecord:
             total_norm=float(data["total_norm"]),
             clipped_norm=float(data["clipped_norm"]),
             skipped=bool(data["skipped"]),
+            held_back=bool(data.get("held_back", False)),
             loss=optional("loss"),
             lr=float(data["lr"]),
             loss_scale=optional("loss_scale"),
@@ -703,7 +707,7 @@ class RunSummary:
     Attributes:
         model: The watched model.
         num_steps: Optimizer steps seen.
-        num_skipped: Of these, skipped by a GradScaler.
+        num_skipped: Of these, skipped, by a GradScaler or by ``skip_if_nonfinite``.
         num_clipped: Of these, with a smaller norm after clipping than before.
         clip: The clipping rule in words, None without one.
         last_total_norm: Total norm before clipping of the last step.
@@ -714,6 +718,8 @@ class RunSummary:
         run_seconds: Wall-clock time from the first step's start to the last step's end.
         num_tensors: Parameters watched, over all optimizers.
         suppressed: What a suppression kept quiet, in words (``"1 incident (GW102 in encoder.*: frozen on purpose)"``).
+        num_held_back: Of the skipped steps those that ``skip_if_nonfinite`` kept back.
+        thinned: What was left out to keep watching cheap, in words; "" for nothing.
     """
 
     model: ModelInfo
@@ -729,6 +735,8 @@ class RunSummary:
     run_seconds: float
     num_tensors: int = 0
     suppressed: tuple[str, ...] = ()
+    num_held_back: int = 0
+    thinned: str = ""
 
 
 def number_to_json(value: Any) -> Any:

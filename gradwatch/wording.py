@@ -170,7 +170,7 @@ def found(summary: RunSummary) -> str:
 def _told(summary: RunSummary) -> str:
     if not summary.incidents:
         if summary.notes:
-            return f"no incident, but {count(len(summary.notes), 'warning')} about clipping"
+            return f"no incident, but {count(len(summary.notes), 'warning')}"
         return "nothing found"
     first = summary.incidents[0]
     place = where(first.layers, first.num_layers)
@@ -198,10 +198,19 @@ def facts(summary: RunSummary) -> list[tuple[str, str]]:
         ("total norm", f"{number(summary.last_total_norm)} at the last step, before clipping"),
     ]
     if summary.num_skipped:
-        rows.append(("skipped", f"{summary.num_skipped:,} of {steps}: a GradScaler found an overflow"))
+        rows.append(("skipped", f"{summary.num_skipped:,} of {steps}: {_why_skipped(summary)}"))
     rows += [("suppressed", plain(text)) for text in summary.suppressed]
     rows += [("note", plain(note)) for note in summary.notes]
-    return [*rows, ("cost", cost(summary))]
+    rows.append(("cost", cost(summary)))
+    return [*rows, ("thinned", plain(summary.thinned, 300))] if summary.thinned else rows
+
+
+def _why_skipped(summary: RunSummary) -> str:
+    held_back, overflows = summary.num_held_back, summary.num_skipped - summary.num_held_back
+    if not held_back:
+        return "a GradScaler found an overflow"
+    ours = "the total norm was not finite (skip_if_nonfinite)"
+    return f"{ours}, {held_back:,} times; a GradScaler found an overflow, {overflows:,} times" if overflows else ours
 
 
 def interesting(summary: RunSummary, limit: int = MAX_ROWS) -> tuple[LayerSummary, ...]:

@@ -6,6 +6,7 @@ model.
 
 from __future__ import annotations
 
+import time
 import weakref
 from collections import deque
 from dataclasses import dataclass
@@ -74,6 +75,7 @@ class ForwardProbe:
         self._follows_time = through_time
         self._known: dict[int, Known] = {}
         self._failed = False
+        self._seconds = 0.0
         self._functional: set[str] = set()
         """Layers whose activation no module stands for: from the next look on, what they give it is looked at, too."""
         self._clear()
@@ -120,6 +122,11 @@ class ForwardProbe:
         self._hook = weakref.finalize(self, take_away, put_hook(hook))
         return None
 
+    def take_seconds(self) -> float:
+        """What looking has taken since this was last asked; of the backward pass only what every call takes."""
+        seconds, self._seconds = self._seconds, 0.0
+        return seconds
+
     def disarm(self) -> None:
         """Look no more; what was seen is forgotten."""
         if self.time is not None:
@@ -165,6 +172,7 @@ class ForwardProbe:
         known = self._known.get(id(module))
         if known is None or self._backward_began or is_foreign_territory():
             return
+        start = time.perf_counter()
         try:
             if torch.is_grad_enabled():
                 self._look(known, module, args or tuple(kwargs.values()), output)
@@ -176,6 +184,8 @@ class ForwardProbe:
             raise  # only where the user turned warnings into errors
         except Exception as error:  # noqa: BLE001 - whatever it is, the training goes on
             self.fail(known.name, error)
+        finally:
+            self._seconds += time.perf_counter() - start
 
     def fail(self, name: str, error: Exception) -> None:
         """Look no more, and say so once."""
@@ -309,7 +319,9 @@ def _note_gradient(
     alive = probe()
     if alive is None or not alive.is_armed:
         return
+    start = time.perf_counter()
     try:
         alive.came_back(call, None if owner is None else owner(), gradient)
     except Exception as error:  # noqa: BLE001 - whatever it is, the training goes on
         alive.fail(call.module, error)
+    alive._seconds += time.perf_counter() - start  # noqa: SLF001 - its own function, kept apart to hold it weakly

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from gradwatch._budget import PROBE, Budget
 from gradwatch._layout import Layouts
 from gradwatch._measurement import Measurement, Track
 from gradwatch._probes.alertness import Alertness
@@ -56,13 +57,17 @@ class Probing:
         layouts: Of this model.
         probes: How often; None for never.
         alertness: What else calls for a look; it outlives this model.
+        budget: Grants looks.
     """
 
-    def __init__(self, model: nn.Module, layouts: Layouts, probes: Probes | None, alertness: Alertness) -> None:
+    def __init__(
+        self, model: nn.Module, layouts: Layouts, probes: Probes | None, alertness: Alertness, budget: Budget
+    ) -> None:
         self._probes = probes
         self._layouts = layouts
         self._probe = ForwardProbe(model, through_time=probes is None or probes.through_time)
         self._alertness = alertness
+        self._budget = budget
         self._obstacle: Unavailable | None = SWITCHED_OFF if probes is None or not probes.forward else None
 
     def prepare(self, tracks: list[Track]) -> None:
@@ -71,7 +76,8 @@ class Probing:
             return
         numbers = [track.identity.num_steps for track in tracks]
         due = any(self._is_due(number, self._probes.every) for number in numbers)
-        if self._alertness.is_demanded() or due:
+        wanted = self._alertness.is_demanded() or due
+        if wanted and not self._probe.is_armed and self._budget.grants(PROBE, min(numbers, default=0)):
             in_time = any(number in (2, 3) or number % (5 * self._probes.every) == 0 for number in numbers)
             self._obstacle = self._probe.arm(through_time=in_time)
 
@@ -94,6 +100,7 @@ class Probing:
         if not self._probe.is_armed:
             return
         seen, sighting = self._probe.take(moved=moved), measurement.sighting
+        self._budget.add(self._probe.take_seconds())
         if seen is None:
             sighting.unavailable += (NO_CALLS,)
             return
