@@ -53,11 +53,12 @@ class _Parcel(Generic[Context]):
     def unpack(self) -> Arrays:
         if self.arrived is not None:
             self.arrived.synchronize()
-        sizes = [shape.numel() for shape in self.shapes.values()]
-        parts = np.split(self.packed.numpy(), np.cumsum(sizes)[:-1])
-        return {
-            name: part.reshape(shape).copy() for (name, shape), part in zip(self.shapes.items(), parts, strict=True)
-        }
+        values, arrays, start = self.packed.numpy(), {}, 0
+        for name, shape in self.shapes.items():
+            stop = start + shape.numel()
+            arrays[name] = values[start:stop].reshape(shape).copy()
+            start = stop
+        return arrays
 
 
 class Transfer(Generic[Context]):

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from gradwatch._norms import ROW, SquaredNorms, count_nonfinite, exact_squared_norm, flat
+from gradwatch._norms import SquaredNorms, count_nonfinite, exact_squared_norm
+from gradwatch._rows import ROW, flat
 
 SHAPES = [(3,), (128, 128), (0,), (4097,), (16383,), (16381,), (100_003,), (64, 3, 7, 7), (1,), (5000, 7), ()]
 """Small, one row and one more, with and without useful divisors, large with a remainder, empty, 0-dim."""
