@@ -11,6 +11,7 @@ import enum
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import repeat
 from operator import is_not
 
@@ -77,6 +78,11 @@ class Statistics:
 
     def total_norm(self) -> Tensor:
         """L2 norm over all of them, 0-dim float64; 0 where all are absent."""
+        return self._total_norm
+
+    @cached_property
+    def _total_norm(self) -> Tensor:
+        """Many ask, it is computed once; nobody changes it in place."""
         return self[Column.SQUARED_NORM].sum().sqrt()
 
     def unscaled(self, scale: Tensor | float, norm_type: float) -> Statistics:

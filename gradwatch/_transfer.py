@@ -61,14 +61,32 @@ class _Parcel(Generic[Context]):
         return arrays
 
 
+@dataclass
+class _Delivered(Generic[Context]):
+    """What has always lain on the host: copied, because the next step changes it."""
+
+    context: Context
+    arrays: Arrays
+
+    def has_arrived(self) -> bool:
+        return True
+
+    def unpack(self) -> Arrays:
+        return self.arrays
+
+
 class Transfer(Generic[Context]):
     """Parcels of named tensors on their way to the host, first in, first out."""
 
     def __init__(self) -> None:
-        self._under_way: deque[_Parcel[Context]] = deque()
+        self._under_way: deque[_Parcel[Context] | _Delivered[Context]] = deque()
 
     def send(self, tensors: Mapping[str, Tensor], context: Context) -> None:
         """Start to move ``tensors`` (any shapes, one device) as float64; ``context`` travels along."""
+        if all(map(on_host, tensors.values())):
+            arrays = {name: np.array(look(tensor), dtype=np.float64) for name, tensor in tensors.items()}
+            self._under_way.append(_Delivered(context, arrays))
+            return
         shapes = {name: tensor.shape for name, tensor in tensors.items()}
         packed = torch.cat([tensor.detach().reshape(-1).to(torch.float64) for tensor in tensors.values()])
         arrived = None
@@ -78,7 +96,7 @@ class Transfer(Generic[Context]):
             arrived = torch.cuda.Event()
             arrived.record(torch.cuda.current_stream(packed.device))
             packed = pinned
-        elif not on_host(packed):
+        else:
             packed = packed.cpu()
         self._under_way.append(_Parcel(context, shapes, packed, arrived))
 
