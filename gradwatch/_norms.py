@@ -100,11 +100,13 @@ class _Bank:
         owners = [piece.index for piece in pieces] + [index for index, _, _ in bodies]
         self._owner = np.repeat(np.array(owners, dtype=np.int64), row_counts)
         num_rows_of = np.bincount(self._owner, minlength=len(shapes))
+        self._num_copied = sum(row_counts[: len(pieces)])
+        """Rows whose squared norms are measured; of the others behind them it is the norms."""
         self._tiny = _TINY_ROW * num_rows_of if accumulate is torch.float32 else np.zeros(len(shapes))
         self._results = Results.of(len(self._owner), accumulate)
         self._batches = batches(pieces, accumulate, self._results)
         self._bodies: dict[int, Body] = {}
-        first = sum(row_counts[: len(pieces)])
+        first = self._num_copied
         for i, row, num_rows in bodies:
             self._bodies[i] = Body(i, row, self._results.part(first, first + num_rows))
             first += num_rows
@@ -131,7 +133,8 @@ class _Bank:
             self._lift({i for i in tiny.tolist() if tensors[i] is not None}, tensors, squared)
 
     def _sums(self) -> Float64Array:
-        rows = np.square(look(self._results.norms), dtype=np.float64)
+        rows = look(self._results.norms).astype(np.float64)
+        np.square(rows[self._num_copied :], out=rows[self._num_copied :])
         sums: Float64Array = np.bincount(self._owner, weights=rows, minlength=len(self._tiny)).astype(np.float64)
         return sums
 

@@ -12,8 +12,11 @@ from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from gradwatch._transfer import look
 
 ROW = 4096
 """Most elements that one float32 accumulator chain runs over."""
@@ -38,7 +41,7 @@ def flat(tensor: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Results:
-    """What is taken of each row: ``norms`` always, its largest and smallest element where they are wanted."""
+    """What is taken of each row: its norm (of a copied one its square), and where wanted the extreme elements."""
 
     norms: Tensor
     high: Tensor
@@ -53,12 +56,10 @@ class Results:
         """A view of some of them."""
         return Results(self.norms[start:stop], self.high[start:stop], self.low[start:stop])
 
-    def take(self, rows: Tensor, *, extremes: bool) -> None:
-        """Measure ``rows``, shape ``[num_rows, row]``."""
-        torch.linalg.vector_norm(rows, 2, 1, dtype=self.norms.dtype, out=self.norms)
-        if extremes:  # two maxima along the rows are twenty times faster than one aminmax() along them
-            self.high.copy_(rows.amax(1))
-            self.low.copy_(rows.amin(1))
+    def take_extremes(self, rows: Tensor) -> None:
+        """Of ``rows``, shape ``[num_rows, row]``: two calls along the rows are twenty times faster than aminmax()."""
+        self.high.copy_(rows.amax(1))
+        self.low.copy_(rows.amin(1))
 
 
 @dataclass(frozen=True)
@@ -94,12 +95,35 @@ class Body:
             return
         rows = flat(tensor)[: num_rows * self.row].view(num_rows, self.row)
         if not extremes:
-            self.results.take(rows, extremes=False)
+            _take_norms(rows, self.results)
             return
         step = max(1, _CACHED_BYTES // (self.row * tensor.element_size()))
         for start in range(0, num_rows, step):  # the second reading finds in the cache what the first has brought there
             stop = min(start + step, num_rows)
-            self.results.part(start, stop).take(rows[start:stop], extremes=True)
+            part = self.results.part(start, stop)
+            _take_norms(rows[start:stop], part)
+            part.take_extremes(rows[start:stop])
+
+
+def _take_norms(rows: Tensor, results: Results) -> None:
+    torch.linalg.vector_norm(rows, 2, 1, dtype=results.norms.dtype, out=results.norms)
+
+
+class _Group:
+    """Copied rows of one length, ``[num_rows, row]``."""
+
+    def __init__(self, rows: Tensor, results: Results) -> None:
+        self.rows = rows
+        self.results = results
+        array = look(rows)
+        self._left, self._right = array[:, None, :], array[:, :, None]
+        self._squares = look(results.norms)[:, None, None]
+
+    def measure(self, *, extremes: bool) -> None:
+        """Squares by BLAS: it keeps several sums at once, twice as fast in the cache as a chain of one, and closer."""
+        np.matmul(self._left, self._right, out=self._squares)
+        if extremes:
+            self.results.take_extremes(self.rows)
 
 
 @dataclass(frozen=True)
@@ -127,7 +151,7 @@ class Batch:
         self.gathered = buffer[: sum(piece.shape.numel() for piece in pieces)]
         self.num_rows = len(results.norms)
         self._runs: list[_Run] = []
-        self._groups: list[tuple[Tensor, Results]] = []
+        self._groups: list[_Group] = []
         offset = 0
         for (shape, _), run in groupby(pieces, key=lambda piece: (piece.shape, piece.start > 0)):
             alike = list(run)
@@ -146,7 +170,7 @@ class Batch:
         for row, group in groupby(pieces, key=lambda piece: piece.row):
             num_rows = sum(piece.num_rows for piece in group)
             rows = buffer[offset : offset + num_rows * row].view(num_rows, row)
-            self._groups.append((rows, results.part(first, first + num_rows)))
+            self._groups.append(_Group(rows, results.part(first, first + num_rows)))
             offset, first = offset + num_rows * row, first + num_rows
 
     def gather(self, tensors: Tensors, *, complete: bool = True) -> None:
@@ -161,8 +185,8 @@ class Batch:
 
     def measure(self, *, extremes: bool = False) -> None:
         """Fill in the results of what has been gathered."""
-        for rows, results in self._groups:
-            results.take(rows, extremes=extremes)
+        for group in self._groups:
+            group.measure(extremes=extremes)
 
     def scale(self, factor: float) -> None:
         """Multiply what has been gathered."""
@@ -170,7 +194,7 @@ class Batch:
 
     def count_nonfinite(self) -> list[Tensor]:
         """Elements that are NaN or infinite in each row, group by group."""
-        return [torch.isfinite(rows).logical_not_().sum(1) for rows, _ in self._groups]
+        return [torch.isfinite(group.rows).logical_not_().sum(1) for group in self._groups]
 
 
 def batches(pieces: Sequence[Piece], dtype: torch.dtype, results: Results) -> list[Batch]:

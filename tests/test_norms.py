@@ -56,6 +56,8 @@ def test_rows_are_short_enough_for_any_values():
         row = torch.full((ROW,), value)
         expected = math.sqrt(ROW) * float(row[0].double())
         assert float(torch.linalg.vector_norm(row)) == pytest.approx(expected, rel=5e-6)
+        (norm,), _ = measured([row])  # a small one is copied and goes another way
+        assert norm == pytest.approx(expected, rel=2e-6)
 
 
 def test_absent_zero_and_tiny_are_told_apart():
