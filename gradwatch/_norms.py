@@ -108,7 +108,7 @@ class _Bank:
         self._bodies: dict[int, Body] = {}
         first = self._num_copied
         for i, row, num_rows in bodies:
-            self._bodies[i] = Body(i, row, self._results.part(first, first + num_rows))
+            self._bodies[i] = Body(row, num_rows, self._results.part(first, first + num_rows))
             first += num_rows
 
     def measure(
