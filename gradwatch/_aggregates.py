@@ -92,7 +92,7 @@ class _Modules:
     def grad_norm(self, record: StepRecord) -> Float64Array:
         """L2 norm over each module's present gradients, ``[num_modules]``; NaN where all are absent."""
         smallest, largest = record.extremes
-        if record.finite and 0 <= smallest and largest < _LARGEST:  # none is absent: at nearly every step
+        if record.finite and smallest >= 0 and largest < _LARGEST:  # none is absent: at nearly every step
             return np.sqrt(self._sum(np.square(record.grad_norm)))
         present = ~record.absent
         with np.errstate(over="ignore", invalid="ignore"):
@@ -107,8 +107,8 @@ class _Modules:
         return bad
 
     def _sum(self, values: Float64Array) -> Float64Array:
-        sums: Float64Array = np.bincount(self._rows, weights=values, minlength=len(self.names))
-        return sums if sums.dtype == np.float64 else sums.astype(np.float64)  # of nothing at all it makes integers
+        sums = np.bincount(self._rows, weights=values, minlength=len(self.names))
+        return sums.astype(np.float64, copy=False)  # of nothing at all it makes integers
 
 
 class _Table:

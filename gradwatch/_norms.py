@@ -138,9 +138,7 @@ class _Bank:
         sums: Float64Array = np.bincount(self._owner, weights=rows, minlength=len(self._tiny)).astype(np.float64)
         return sums
 
-    def _look_again(
-        self, doubtful: Int64Array, tensors: Tensors, squared: Float64Array, nonfinite: Int64Array
-    ) -> None:
+    def _look_again(self, doubtful: Int64Array, tensors: Tensors, squared: Float64Array, nonfinite: Int64Array) -> None:
         """A non-finite norm does not prove a non-finite gradient: count, and where there is none use float64."""
         indices = doubtful.tolist()
         counts, first = np.zeros(len(self._owner), dtype=np.int64), 0

@@ -130,7 +130,9 @@ class Meter:
                 self._plain = False
         return self._one_by_one(tensors, columns, norm_type)
 
-    def _in_one_go(self, tensors: Sequence[Tensor | None], columns: tuple[Column, ...], norms: SquaredNorms) -> Statistics:
+    def _in_one_go(
+        self, tensors: Sequence[Tensor | None], columns: tuple[Column, ...], norms: SquaredNorms
+    ) -> Statistics:
         data = np.empty((len(tensors), len(columns)))
         maxima = np.zeros(len(tensors)) if Column.ABS_MAX in columns else None
         squared, nonfinite = norms(tensors, maxima)

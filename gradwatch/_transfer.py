@@ -14,12 +14,11 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from gradwatch.records import Float64Array
-
 Context = TypeVar("Context")
-Arrays = dict[str, Float64Array]
+Arrays = dict[str, NDArray[np.float64]]
 
 
 def on_host(tensor: Tensor) -> bool:
