@@ -149,10 +149,7 @@ def against_clipping(name: str, shapes: Shapes, limit: float, *, blocks: int, st
 
 def against_lightning(*, blocks: int) -> None:
     """Print how many times cheaper than Lightning's ``grad_norm`` with every norm written to TensorBoard."""
-    try:
-        from lightning.pytorch.utilities import grad_norm
-    except ImportError:
-        from pytorch_lightning.utilities import grad_norm
+    from lightning.pytorch.utilities import grad_norm
     from torch.utils.tensorboard import SummaryWriter
 
     case = Case(mlp())
@@ -201,15 +198,10 @@ def memory(steps: int = 20_000) -> None:
             case.optimizer.step()
             if step in (1000, steps - 1):
                 gc.collect()
-                sizes.append(resident_megabytes())
+                pages = int(Path("/proc/self/statm").read_text().split()[1])
+                sizes.append(pages * resource.getpagesize() / 1e6)
         watch.close()
     print(f"memory: {sizes[1] - sizes[0]:+.1f} MB over {steps:,} watched steps after the first 1,000, must be <= 5")
-
-
-def resident_megabytes() -> float:
-    """Of this process; Linux only."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize() / 1e6
 
 
 def norm_error() -> None:
