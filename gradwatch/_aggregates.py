@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 
 from gradwatch.records import Float64Array, Layer, LayerSummary, StepRecord, number_to_json
 
+_LARGEST = 1e150
+"""Squares of norms below this one and their sums are finite."""
+
 _FIELDS = ("first", "low", "low_step", "high", "high_step", "bad", "bad_step")
 
 
@@ -92,6 +95,9 @@ class _Modules:
 
     def grad_norm(self, record: StepRecord) -> Float64Array:
         """L2 norm over each module's present gradients, ``[num_modules]``; NaN where all are absent."""
+        smallest, largest = record.extremes
+        if record.finite and smallest >= 0 and largest < _LARGEST:  # none is absent: at nearly every step
+            return np.sqrt(self._sum(np.square(record.grad_norm)))
         present = ~record.absent
         with np.errstate(over="ignore", invalid="ignore"):
             squares = np.where(present, np.square(record.grad_norm), 0.0)
@@ -105,7 +111,8 @@ class _Modules:
         return bad
 
     def _sum(self, values: Float64Array) -> Float64Array:
-        return np.bincount(self._rows, weights=values, minlength=len(self.names)).astype(np.float64)
+        sums = np.bincount(self._rows, weights=values, minlength=len(self.names))
+        return sums.astype(np.float64, copy=False)  # of nothing at all it makes integers
 
 
 class _Table:
@@ -125,6 +132,8 @@ class _Table:
     def observe(self, record: StepRecord) -> None:
         assert self.modules is not None
         norm, column = self.modules.grad_norm(record), self.columns
+        if record.finite and self._is_usual(norm):
+            return
         finite = np.isfinite(norm)
         fresh = np.isnan(column["first"]) & finite
         column["first"][fresh] = norm[fresh]
@@ -136,6 +145,11 @@ class _Table:
         bad = self.modules.is_bad(record) & np.isnan(column["bad_step"])
         column["bad"][bad] = norm[bad]
         column["bad_step"][bad] = record.step
+
+    def _is_usual(self, norm: Float64Array) -> bool:
+        """Whether each norm lies between its extremes so far, so that nothing is new; NaN lies nowhere."""
+        low, high = self.columns["low"], self.columns["high"]
+        return bool(np.logical_and(low <= norm, norm <= high).all())
 
     def row(self, i: int, optimizer: int, median: float) -> LayerSummary:
         at = {key: float(values[i]) for key, values in self.columns.items()}

@@ -12,7 +12,7 @@ import sys
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from operator import is_
+from operator import attrgetter, is_
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,9 @@ _WRAPPERS = (
     ("torch._dynamo.eval_frame", "OptimizedModule", "_orig_mod"),
 )
 """Module, class and the attribute that holds the wrapped model. Looked up only where already imported."""
+
+
+_GRAD, _NBYTES, _REQUIRES_GRAD = attrgetter("grad"), attrgetter("nbytes"), attrgetter("requires_grad")
 
 
 @dataclass(frozen=True)
@@ -59,8 +62,8 @@ class Layout:
     parameters: list[nn.Parameter]
     layers: tuple[Layer, ...]
     meter: Meter
-    _homes: list[tuple[dict[str, nn.Parameter | None], str]] = field(repr=False)
-    """Where the model keeps each of them."""
+    _homes: tuple[list[dict[str, nn.Parameter | None]], list[str]] = field(repr=False)
+    """Where the model keeps each of them: the owning module's own dict, and the key."""
     _owned: list[nn.Parameter] = field(repr=False)
     """All that the optimizer owns, frozen ones and those of other models included."""
     _trainable: list[bool] = field(repr=False)
@@ -71,7 +74,7 @@ class Layout:
 
     def gradients(self) -> list[Tensor | None]:
         """The gradients, ``[num_params]``, None where absent."""
-        return [parameter.grad for parameter in self.parameters]
+        return list(map(_GRAD, self.parameters))
 
     def among(self, gradients: list[Tensor]) -> list[Tensor]:
         """Those of ``gradients`` that are these parameters'."""
@@ -84,14 +87,13 @@ class Layout:
 
     def is_current(self, owned: list[nn.Parameter]) -> bool:
         """Whether optimizer and model still hold just these parameters. Asked at every step, so it has to be fast."""
-        kept = [parameters.get(attribute) for parameters, attribute in self._homes]
-        return (
+        return (  # map() over built-in functions: no bytecode runs for each parameter
             self._complete
             and len(owned) == len(self._owned)
             and all(map(is_, owned, self._owned))
-            and [parameter.requires_grad for parameter in owned] == self._trainable
-            and all(map(is_, kept, self.parameters))
-            and [parameter.nbytes for parameter in self.parameters] == self._nbytes
+            and all(map(is_, map(dict.get, *self._homes), self.parameters))
+            and list(map(_REQUIRES_GRAD, owned)) == self._trainable
+            and list(map(_NBYTES, self.parameters)) == self._nbytes
             and _device(self.parameters) == self._device
         )
 
@@ -122,10 +124,10 @@ class Layouts:
 
     def claim(self, optimizer: Optimizer) -> None:
         """Note what an optimizer owns: nobody else needs to."""
-        owned = _parameters(optimizer)
-        if self._claimants.get(optimizer) != len(owned):
-            self._claimants[optimizer] = len(owned)
-            self._claimed.update(map(id, owned))
+        num_owned = sum(len(group["params"]) for group in optimizer.param_groups)
+        if self._claimants.get(optimizer) != num_owned:
+            self._claimants[optimizer] = num_owned
+            self._claimed.update(map(id, _parameters(optimizer)))
 
     def module_names(self) -> dict[int, str]:
         """From the id of each parameter to the name of the module that holds it, as the model is now."""
@@ -197,8 +199,8 @@ class Layouts:
             parameters=measured,
             layers=tuple(_layer(entry) for entry in ready),
             meter=Meter(measured),
-            _homes=[(entry.parameters, entry.attribute) for entry in ready],
-            _owned=parameters,
+            _homes=([entry.parameters for entry in ready], [entry.attribute for entry in ready]),
+            _owned=parameters.copy(),
             _trainable=[parameter.requires_grad for parameter in parameters],
             _complete=len(ready) == len(mine),
             _nbytes=[parameter.nbytes for parameter in measured],
@@ -218,6 +220,10 @@ def trainable_parameters(model: nn.Module) -> list[nn.Parameter]:
 
 
 def _parameters(optimizer: Optimizer) -> list[nn.Parameter]:
+    """Not to be changed, and not to be kept: it may be the optimizer's own list."""
+    groups = optimizer.param_groups
+    if len(groups) == 1 and type(groups[0]["params"]) is list:
+        return groups[0]["params"]
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 

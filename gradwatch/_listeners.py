@@ -118,7 +118,12 @@ def concerned(optimizer: Optimizer) -> list[Subscription]:
 
 def tell(optimizer: Optimizer, call: Callable[[Listener], object]) -> None:
     """Tell those who want to know of this optimizer."""
-    for subscription in concerned(optimizer):
+    tell_these(concerned(optimizer), call)
+
+
+def tell_these(subscriptions: list[Subscription], call: Callable[[Listener], object]) -> None:
+    """Tell those who have just been asked whether they want to know."""
+    for subscription in subscriptions:
         subscription.guard(call)
 
 

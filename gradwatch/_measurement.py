@@ -286,7 +286,8 @@ def record_of(context: Context, arrays: Arrays) -> StepRecord:
     """What was measured, on the host."""
     statistics = dict(zip(context.columns, arrays["statistics"].T, strict=True))
     present = statistics[Column.PRESENT] > 0
-    grad_norm = np.where(present, np.sqrt(statistics[Column.SQUARED_NORM]), np.nan)
+    grad_norm = np.sqrt(statistics[Column.SQUARED_NORM])
+    grad_norm[~present] = np.nan
     skipped = context.skipped or bool(arrays.get("skipped", np.zeros(())) > 0)
     maxima = statistics.get(Column.ABS_MAX) if context.sampled else None
     bad_weights = arrays.get("num_nonfinite_weight")

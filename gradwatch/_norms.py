@@ -10,23 +10,17 @@ those tensors are looked at again: scaled by an exact power of two where they ar
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import groupby
+from itertools import repeat
+from operator import is_not
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from gradwatch._rows import ROW, SMALL, Body, Piece, Results, Tensors, batches, flat, row_length
 from gradwatch._transfer import look
 from gradwatch.records import Float64Array, Int64Array
-
-ROW = 4096
-"""Most elements that one float32 accumulator chain runs over."""
-
-_SMALL = 16_384
-"""Tensors up to this many elements are copied into one buffer: one call for all of a size instead of one a tensor."""
 
 _TINY_ROW = 2.5e-29
 """Below this squared norm a row, squares of float32 may have been flushed to zero (4,096 x 1.2e-38 / 2e-6)."""
@@ -36,15 +30,6 @@ _UP = 2.0**96
 
 _CHUNK = 1 << 20
 """Elements that a second look converts to float64 at a time."""
-
-
-def flat(tensor: Tensor) -> Tensor:
-    """All elements in memory order, shape ``[numel]``: a view wherever the tensor is dense."""
-    if tensor.is_contiguous():
-        return tensor.view(-1)
-    if tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last):  # noqa: PLR2004 - N, C, H, W
-        return tensor.permute(0, 2, 3, 1).reshape(-1)
-    return tensor.reshape(-1)
 
 
 def exact_squared_norm(tensor: Tensor) -> float:
@@ -76,11 +61,12 @@ class SquaredNorms:
             if any((dtype == torch.float64) == wide for dtype in dtypes)
         ]
 
-    def __call__(self, tensors: Sequence[Tensor | None]) -> tuple[Float64Array, Int64Array]:
+    def __call__(self, tensors: Tensors, maxima: Float64Array | None = None) -> tuple[Float64Array, Int64Array]:
         """Measure.
 
         Args:
             tensors: Dense real tensors of the promised shapes and dtypes, None where absent.
+            maxima: Takes the largest absolute values, ``[num_tensors]``; 0 where absent.
 
         Returns:
             Squared norms ``[num_tensors]`` float64 (0 where absent) and non-finite counts ``[num_tensors]``.
@@ -89,159 +75,100 @@ class SquaredNorms:
         nonfinite = np.zeros(self._num, dtype=np.int64)
         with np.errstate(over="ignore", invalid="ignore"):  # non-finite values are what we are looking for
             for bank in self._banks:
-                bank.measure(tensors, squared, nonfinite)
+                bank.measure(tensors, squared, nonfinite, maxima)
         return squared, nonfinite
-
-
-@dataclass(frozen=True)
-class _Piece:
-    """What is copied into the buffer: a whole small tensor, or what is left of a large one after its full rows."""
-
-    index: int
-    shape: torch.Size
-    row: int
-    start: int = 0
-
-    def of(self, tensor: Tensor | None) -> Tensor | None:
-        return tensor if tensor is None or not self.start else flat(tensor)[self.start :]
-
-
-@dataclass(frozen=True)
-class _Body:
-    """The full rows of a large tensor, read where they lie; ``norms`` takes theirs, ``[num_rows]``."""
-
-    index: int
-    row: int
-    norms: Tensor
-
-    def of(self, tensor: Tensor) -> Tensor:
-        num_rows = len(self.norms)
-        return flat(tensor)[: num_rows * self.row].view(num_rows, self.row)
 
 
 class _Bank:
     """All tensors that accumulate in one dtype."""
 
     def __init__(self, members: list[int], shapes: Sequence[torch.Size], accumulate: torch.dtype) -> None:
-        self._accumulate = accumulate
-        pieces: list[_Piece] = []
+        pieces: list[Piece] = []
         bodies: list[tuple[int, int, int]] = []
         for i in members:
             numel = shapes[i].numel()
-            row = _row_length(numel)
-            if numel <= _SMALL and row:
-                pieces.append(_Piece(i, shapes[i], row))
+            row = row_length(numel)
+            if numel <= SMALL and row:
+                pieces.append(Piece(i, shapes[i], row))
             elif numel:
                 row = row or ROW
                 bodies.append((i, row, numel // row))
                 if tail := numel % row:
-                    pieces.append(_Piece(i, torch.Size([tail]), tail, numel - tail))
-        self._pieces = sorted(pieces, key=lambda piece: (piece.row, piece.shape, piece.start > 0))
-        counts = [piece.shape.numel() // piece.row for piece in self._pieces]
-        row_counts = counts + [num_rows for _, _, num_rows in bodies]
-        owners = [piece.index for piece in self._pieces] + [index for index, _, _ in bodies]
+                    pieces.append(Piece(i, torch.Size([tail]), tail, numel - tail))
+        pieces.sort(key=lambda piece: (piece.row, piece.shape, piece.start > 0))
+        row_counts = [piece.num_rows for piece in pieces] + [num_rows for _, _, num_rows in bodies]
+        owners = [piece.index for piece in pieces] + [index for index, _, _ in bodies]
         self._owner = np.repeat(np.array(owners, dtype=np.int64), row_counts)
-        self._num_rows = np.bincount(self._owner, minlength=len(shapes))
-        self._members = np.flatnonzero(self._num_rows)
-        self._norms = torch.zeros(len(self._owner), dtype=accumulate, device="cpu")
-        parts = self._norms.split(row_counts) if row_counts else ()
-        self._bodies = [_Body(i, row, part) for (i, row, _), part in zip(bodies, parts[len(counts) :], strict=True)]
-        self._large = {body.index for body in self._bodies}
-        self._lay_out_buffer(counts)
+        num_rows_of = np.bincount(self._owner, minlength=len(shapes))
+        self._num_copied = sum(row_counts[: len(pieces)])
+        """Rows whose squared norms are measured; of the others behind them it is the norms."""
+        self._tiny = _TINY_ROW * num_rows_of if accumulate is torch.float32 else np.zeros(len(shapes))
+        self._results = Results.of(len(self._owner), accumulate)
+        self._batches = batches(pieces, accumulate, self._results)
+        self._bodies: dict[int, Body] = {}
+        first = self._num_copied
+        for i, row, num_rows in bodies:
+            self._bodies[i] = Body(row, num_rows, self._results.part(first, first + num_rows))
+            first += num_rows
 
-    def _lay_out_buffer(self, counts: list[int]) -> None:
-        sizes = [piece.shape.numel() for piece in self._pieces]
-        self._buffer = torch.zeros(sum(sizes), dtype=self._accumulate, device="cpu")
-        self._slots = (
-            [slot.view(piece.shape) for slot, piece in zip(self._buffer.split(sizes), self._pieces, strict=True)]
-            if sizes
-            else []
-        )
-        self._runs: list[tuple[slice, Tensor | None]] = []
-        """Pieces of one shape side by side, and where they go as one tensor (0-dim ones do not)."""
-        self._groups: list[tuple[Tensor, Tensor]] = []
-        """Rows of one length side by side ``[num_rows, row]``, and where their norms go ``[num_rows]``."""
-        offset = start = first = 0
-        for shape, run in groupby(piece.shape for piece in self._pieces):
-            stop = start + len(list(run))
-            together = self._buffer[offset : offset + (stop - start) * shape.numel()]
-            self._runs.append((slice(start, stop), together.view(-1, *shape[1:]) if shape else None))
-            offset, start = offset + together.numel(), stop
-        offset = 0
-        for row, group in groupby(zip(self._pieces, counts, strict=True), key=lambda pair: pair[0].row):
-            num_rows = sum(count for _, count in group)
-            rows = self._buffer[offset : offset + num_rows * row].view(num_rows, row)
-            self._groups.append((rows, self._norms[first : first + num_rows]))
-            offset, first = offset + num_rows * row, first + num_rows
-
-    def measure(self, tensors: Sequence[Tensor | None], squared: Float64Array, nonfinite: Int64Array) -> None:
+    def measure(
+        self, tensors: Tensors, squared: Float64Array, nonfinite: Int64Array, maxima: Float64Array | None
+    ) -> None:
         """Fill in what belongs to this bank's members."""
-        self._gather([piece.of(tensors[piece.index]) for piece in self._pieces])
-        self._measure_groups()
-        for body in self._bodies:
-            if (tensor := tensors[body.index]) is None:
-                body.norms.zero_()
-            else:
-                torch.linalg.vector_norm(body.of(tensor), 2, 1, dtype=self._accumulate, out=body.norms)
+        complete = all(map(is_not, tensors, repeat(None)))
+        for batch in self._batches:
+            batch.gather(tensors, complete=complete)
+            batch.measure(extremes=maxima is not None)
+        for i, body in self._bodies.items():
+            body.measure(tensors[i], extremes=maxima is not None)
         sums = self._sums()
-        squared[self._members] = sums[self._members]
-        doubtful = [int(i) for i in self._members if not math.isfinite(sums[i])] if not np.isfinite(sums).all() else []
-        if doubtful:
-            self._look_again(doubtful, tensors, squared, nonfinite)
-        if self._accumulate is torch.float32:
-            tiny = self._members[sums[self._members] < _TINY_ROW * self._num_rows[self._members]]
-            tiny = tiny[[tensors[i] is not None for i in tiny]]  # an absent one needs no second look
-            if len(tiny):
-                self._lift(tiny, tensors, squared)
-
-    def _gather(self, sources: list[Tensor | None]) -> None:
-        """Copy all pieces into the buffer, those of one shape in one call: that is four times faster for small ones."""
-        for run, together in self._runs:
-            present = [source for source in sources[run] if source is not None]
-            slots = self._slots[run]
-            if len(present) == len(slots) and together is not None:
-                torch.cat(present, out=together)
-                continue
-            for slot, source in zip(slots, sources[run], strict=True):
-                if source is None:
-                    slot.zero_()
-                else:
-                    slot.copy_(source)
-
-    def _measure_groups(self) -> None:
-        for rows, norms in self._groups:
-            torch.linalg.vector_norm(rows, 2, 1, out=norms)
+        squared += sums
+        if maxima is not None:
+            both = look(torch.maximum(self._results.high, -self._results.low))
+            np.maximum.at(maxima, self._owner, both)
+        if not np.isfinite(sums).all():
+            self._look_again(np.flatnonzero(~np.isfinite(sums)), tensors, squared, nonfinite)
+        tiny = np.flatnonzero(sums < self._tiny)
+        if len(tiny):
+            self._lift({i for i in tiny.tolist() if tensors[i] is not None}, tensors, squared)
 
     def _sums(self) -> Float64Array:
-        rows = np.square(look(self._norms), dtype=np.float64)
-        sums: Float64Array = np.bincount(self._owner, weights=rows, minlength=len(self._num_rows)).astype(np.float64)
+        rows = look(self._results.norms).astype(np.float64)
+        np.square(rows[self._num_copied :], out=rows[self._num_copied :])
+        sums: Float64Array = np.bincount(self._owner, weights=rows, minlength=len(self._tiny)).astype(np.float64)
         return sums
 
-    def _look_again(
-        self, doubtful: list[int], tensors: Sequence[Tensor | None], squared: Float64Array, nonfinite: Int64Array
-    ) -> None:
+    def _look_again(self, doubtful: Int64Array, tensors: Tensors, squared: Float64Array, nonfinite: Int64Array) -> None:
         """A non-finite norm does not prove a non-finite gradient: count, and where there is none use float64."""
-        in_buffer = np.zeros(len(self._owner), dtype=np.int64)
-        first = 0
-        for rows, _ in self._groups:
-            in_buffer[first : first + len(rows)] = look(torch.isfinite(rows).logical_not_().sum(1))
-            first += len(rows)
-        counts = np.bincount(self._owner, weights=in_buffer, minlength=len(self._num_rows)).astype(np.int64)
-        for i in doubtful:
-            tensor = tensors[i]
-            if tensor is None:
+        indices = doubtful.tolist()
+        counts, first = np.zeros(len(self._owner), dtype=np.int64), 0
+        for batch in self._batches:
+            if batch.members.isdisjoint(indices):
+                first += batch.num_rows
                 continue
-            nonfinite[i] = count_nonfinite(tensor) if i in self._large else counts[i]
+            batch.gather(tensors, complete=False)
+            for group in batch.count_nonfinite():
+                counts[first : first + len(group)] = look(group)
+                first += len(group)
+        of_small = np.bincount(self._owner, weights=counts, minlength=len(self._tiny))
+        for i in indices:
+            if (tensor := tensors[i]) is None:
+                continue
+            nonfinite[i] = count_nonfinite(tensor) if i in self._bodies else of_small[i]
             if not nonfinite[i]:
                 squared[i] = exact_squared_norm(tensor)
 
-    def _lift(self, tiny: Int64Array, tensors: Sequence[Tensor | None], squared: Float64Array) -> None:
+    def _lift(self, tiny: set[int], tensors: Tensors, squared: Float64Array) -> None:
         """Measure again, scaled by a power of two. Zero stays zero, so this also tells zero from tiny."""
-        if any(int(i) not in self._large for i in tiny):
-            self._buffer.mul_(_UP)
-            self._measure_groups()
-            squared[tiny] = self._sums()[tiny] / _UP**2
-        for i in self._large.intersection(tiny.tolist()):
+        small = [i for i in tiny if i not in self._bodies]
+        for batch in self._batches:
+            if not batch.members.isdisjoint(small):
+                batch.gather(tensors, complete=False)
+                batch.scale(_UP)
+                batch.measure()
+        if small:
+            squared[small] = self._sums()[small] / _UP**2
+        for i in tiny.intersection(self._bodies):
             tensor = tensors[i]
             squared[i] = 0.0 if tensor is None else _lifted_squared_norm(tensor)
 
@@ -261,11 +188,3 @@ def _lifted_squared_norm(tensor: Tensor) -> float:
         )
         total += float(look(norms.to(torch.float64).square_().sum()))
     return total / _UP**2
-
-
-def _row_length(numel: int) -> int:
-    """The longest row that divides ``numel`` and is not over :data:`ROW`; 0 where only uselessly short ones do."""
-    if numel <= ROW:
-        return numel
-    longest = next(row for row in range(ROW, 0, -1) if numel % row == 0)
-    return longest if longest >= ROW // 16 else 0

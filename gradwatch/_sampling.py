@@ -11,6 +11,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from gradwatch._host_sampling import HostSampler
+from gradwatch._transfer import on_host
+
 MAX_ELEMENTS = 4096
 """Of one parameter."""
 
@@ -32,16 +35,20 @@ class WeightSampler:
         generator = torch.Generator(device="cpu").manual_seed(_SEED)
         most = min(MAX_ELEMENTS, max(_MIN_ELEMENTS, _MAX_TOTAL // max(1, len(parameters))))
         self._picks = [_pick(parameter, most, generator) for parameter in parameters]
+        plain = all(on_host(parameter) and parameter.dtype is torch.float32 for parameter in parameters)
+        self._on_host = HostSampler(parameters, self._picks) if plain else None
         self._several_devices = len({parameter.device for parameter in parameters}) > 1
         self._sizes = [min(p.numel(), most) * (2 if p.is_complex() else 1) for p in parameters]
 
     @torch.no_grad()
     def take(self, parameters: Sequence[Tensor]) -> Tensor:
-        """A copy of all sampled elements, one parameter after the other, on the first one's device.
+        """A copy of all sampled elements, on the first one's device.
 
         Returns:
             ``[num_sampled]`` in float32, or in float64 if a parameter is.
         """
+        if self._on_host is not None:
+            return self._on_host.take(parameters)
         samples = [
             parameter.reshape(-1) if pick is None else parameter.take(pick)
             for parameter, pick in zip(parameters, self._picks, strict=True)
@@ -61,6 +68,8 @@ class WeightSampler:
 
     def _norms(self, samples: Tensor) -> Tensor:
         """L2 norm of each parameter's part, float64."""
+        if self._on_host is not None:
+            return self._on_host.norms(samples)
         parts = torch.split_with_sizes(samples, self._sizes)
         return torch.stack(torch._foreach_norm(parts)).to(torch.float64)  # noqa: SLF001 - as torch's own clip
 

@@ -11,11 +11,16 @@ import enum
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import repeat
+from operator import is_not
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from gradwatch._norms import SquaredNorms, flat
+from gradwatch._norms import SquaredNorms
+from gradwatch._rows import flat
 from gradwatch._transfer import on_host
 
 _HALVES = (torch.float16, torch.bfloat16)
@@ -73,6 +78,11 @@ class Statistics:
 
     def total_norm(self) -> Tensor:
         """L2 norm over all of them, 0-dim float64; 0 where all are absent."""
+        return self._total_norm
+
+    @cached_property
+    def _total_norm(self) -> Tensor:
+        """Many ask, it is computed once; nobody changes it in place."""
         return self[Column.SQUARED_NORM].sum().sqrt()
 
     def unscaled(self, scale: Tensor | float, norm_type: float) -> Statistics:
@@ -99,6 +109,8 @@ class Meter:
         self._on_host = all(on_host(template) for template in templates)
         self._device = next((t.device for t in templates if not on_host(t)), torch.device("cpu"))
         self._norms = SquaredNorms(self._shapes, self._dtypes) if self._on_host else None
+        self._plain = all(template.dtype is dtype for template, dtype in zip(templates, self._dtypes, strict=True))
+        """As far as is known all that comes is strided and real, so that nobody has to look at each by itself."""
 
     @torch.no_grad()
     def measure(
@@ -111,6 +123,28 @@ class Meter:
             columns: What to measure; :data:`ALWAYS` comes first.
             norm_type: The ``p`` of :attr:`Column.POWER`.
         """
+        if self._norms is not None and self._plain and Column.POWER not in columns:
+            try:
+                return self._in_one_go(tensors, columns, self._norms)
+            except (RuntimeError, TypeError):  # a sparse gradient, for one: torch tells at no cost, and looking costs
+                self._plain = False
+        return self._one_by_one(tensors, columns, norm_type)
+
+    def _in_one_go(
+        self, tensors: Sequence[Tensor | None], columns: tuple[Column, ...], norms: SquaredNorms
+    ) -> Statistics:
+        data = np.empty((len(tensors), len(columns)))
+        maxima = np.zeros(len(tensors)) if Column.ABS_MAX in columns else None
+        squared, nonfinite = norms(tensors, maxima)
+        data[:, 0], data[:, 1] = squared, nonfinite
+        data[:, 2] = 1.0 if all(map(is_not, tensors, repeat(None))) else [tensor is not None for tensor in tensors]
+        if maxima is not None:
+            data[:, columns.index(Column.ABS_MAX)] = maxima
+        return Statistics(torch.from_numpy(data), columns)
+
+    def _one_by_one(
+        self, tensors: Sequence[Tensor | None], columns: tuple[Column, ...], norm_type: float
+    ) -> Statistics:
         plain: list[Tensor | None] = []
         odd: list[int] = []
         for i, (tensor, dtype) in enumerate(zip(tensors, self._dtypes, strict=True)):

@@ -14,12 +14,11 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from gradwatch.records import Float64Array
-
 Context = TypeVar("Context")
-Arrays = dict[str, Float64Array]
+Arrays = dict[str, NDArray[np.float64]]
 
 
 def on_host(tensor: Tensor) -> bool:
@@ -53,21 +52,40 @@ class _Parcel(Generic[Context]):
     def unpack(self) -> Arrays:
         if self.arrived is not None:
             self.arrived.synchronize()
-        sizes = [shape.numel() for shape in self.shapes.values()]
-        parts = np.split(self.packed.numpy(), np.cumsum(sizes)[:-1])
-        return {
-            name: part.reshape(shape).copy() for (name, shape), part in zip(self.shapes.items(), parts, strict=True)
-        }
+        values, arrays, start = self.packed.numpy(), {}, 0
+        for name, shape in self.shapes.items():
+            stop = start + shape.numel()
+            arrays[name] = values[start:stop].reshape(shape).copy()
+            start = stop
+        return arrays
+
+
+@dataclass
+class _Delivered(Generic[Context]):
+    """What has always lain on the host: copied, because the next step changes it."""
+
+    context: Context
+    arrays: Arrays
+
+    def has_arrived(self) -> bool:
+        return True
+
+    def unpack(self) -> Arrays:
+        return self.arrays
 
 
 class Transfer(Generic[Context]):
     """Parcels of named tensors on their way to the host, first in, first out."""
 
     def __init__(self) -> None:
-        self._under_way: deque[_Parcel[Context]] = deque()
+        self._under_way: deque[_Parcel[Context] | _Delivered[Context]] = deque()
 
     def send(self, tensors: Mapping[str, Tensor], context: Context) -> None:
         """Start to move ``tensors`` (any shapes, one device) as float64; ``context`` travels along."""
+        if all(map(on_host, tensors.values())):
+            arrays = {name: np.array(look(tensor), dtype=np.float64) for name, tensor in tensors.items()}
+            self._under_way.append(_Delivered(context, arrays))
+            return
         shapes = {name: tensor.shape for name, tensor in tensors.items()}
         packed = torch.cat([tensor.detach().reshape(-1).to(torch.float64) for tensor in tensors.values()])
         arrived = None
@@ -77,7 +95,7 @@ class Transfer(Generic[Context]):
             arrived = torch.cuda.Event()
             arrived.record(torch.cuda.current_stream(packed.device))
             packed = pinned
-        elif not on_host(packed):
+        else:
             packed = packed.cpu()
         self._under_way.append(_Parcel(context, shapes, packed, arrived))
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from gradwatch._norms import ROW, SquaredNorms, count_nonfinite, exact_squared_norm, flat
+from gradwatch._norms import SquaredNorms, count_nonfinite, exact_squared_norm
+from gradwatch._rows import ROW, flat
 
 SHAPES = [(3,), (128, 128), (0,), (4097,), (16383,), (16381,), (100_003,), (64, 3, 7, 7), (1,), (5000, 7), ()]
 """Small, one row and one more, with and without useful divisors, large with a remainder, empty, 0-dim."""
@@ -55,6 +56,8 @@ def test_rows_are_short_enough_for_any_values():
         row = torch.full((ROW,), value)
         expected = math.sqrt(ROW) * float(row[0].double())
         assert float(torch.linalg.vector_norm(row)) == pytest.approx(expected, rel=5e-6)
+        (norm,), _ = measured([row])  # a small one is copied and goes another way
+        assert norm == pytest.approx(expected, rel=2e-6)
 
 
 def test_absent_zero_and_tiny_are_told_apart():

@@ -130,3 +130,43 @@ def test_update_ratio_from_a_sample():
     assert ratio[0] == pytest.approx(0.01, rel=1e-4)
     assert ratio[1] == pytest.approx(0.001, rel=0.08)
     assert torch.equal(torch.get_rng_state(), random_state)
+
+
+def test_the_same_sample_with_and_without_the_buffer():
+    """The host's way of sampling picks the very elements that the plain way picks, whatever the shapes."""
+    shapes = [(100,), (), (40, 30), (128, 128), (0,), (200, 300), (513,), (100,), (64, 3, 9, 9), (3, 17_000)]
+    generator = torch.Generator().manual_seed(0)
+    before = [torch.randn(shape, generator=generator) for shape in shapes]
+    before.append(torch.randn(300, 200, generator=generator).t())
+    before.append(torch.randn(90, 80, generator=generator).t())
+    after = [tensor + 1e-3 * torch.randn(tensor.shape, generator=generator) for tensor in before]
+    host, plain = WeightSampler(before), WeightSampler(before)
+    plain._on_host = None
+    ratios = [sampler.update_ratio(sampler.take(before), after) for sampler in (host, plain)]
+    assert torch.allclose(*ratios, rtol=1e-5, equal_nan=True)
+
+
+def test_maxima_come_with_the_norms():
+    """Of small, large and remaining elements, of all dtypes; absent is 0, and NaN is not lost among larger ones."""
+    templates = [torch.zeros(n, dtype=d) for n in (7, 16_385, 100_003) for d in (torch.float32, torch.bfloat16)]
+    gradients = [torch.randn(t.shape).to(t.dtype) for t in templates]
+    gradients[4][100_002] = -1e30
+    gradients[2][5], gradients[2][6] = math.nan, 9.0
+    gradients[1] = None
+    found = Meter(templates).measure(gradients, (*ALWAYS, Column.ABS_MAX))[Column.ABS_MAX].tolist()
+    assert found[1] == 0
+    assert math.isnan(found[2])
+    for i in (0, 3, 4, 5):
+        assert found[i] == float(gradients[i].abs().max())
+
+
+def test_a_sparse_gradient_may_come_at_any_step():
+    """The quick way finds out by itself, and the step is measured all the same, large or small."""
+    for num_rows in (6, 60_000):
+        meter = Meter([torch.zeros(num_rows, 2), torch.zeros(3)])
+        sparse = torch.sparse_coo_tensor([[1, 1, 3]], torch.ones(3, 2), (num_rows, 2), check_invariants=True)
+        dense = [torch.ones(num_rows, 2), torch.ones(3)]
+        for gradients in (dense, [sparse, torch.ones(3)], dense, [None, torch.ones(3)]):
+            norms = meter.measure(gradients).norms().tolist()
+            expected = [0.0 if g is None else float(g.to_dense().norm()) for g in gradients]
+            assert norms == pytest.approx(expected, rel=1e-5)

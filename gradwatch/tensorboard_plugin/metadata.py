@@ -115,6 +115,8 @@ def to_float32(values: Any) -> NDArray[np.float32]:
     wide = np.asarray(values, dtype=np.float64)
     with np.errstate(over="ignore", under="ignore"):
         narrow: NDArray[np.float32] = wide.astype("<f4")
+    if np.count_nonzero(narrow) == narrow.size and not np.isinf(narrow).any():
+        return narrow
     vanished = (narrow == 0) & (wide != 0)
     narrow[vanished] = np.copysign(_FLOAT32.smallest_subnormal, wide[vanished])
     overflown = np.isinf(narrow) & np.isfinite(wide)

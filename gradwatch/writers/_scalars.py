@@ -5,6 +5,8 @@ Logarithms, because the defaults of TensorBoard's Scalars page cut a spike of fo
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from gradwatch.records import StepRecord
@@ -33,19 +35,30 @@ class PlainScalars:
         rows = [("log10 gradient norm", _log10(record.total_norm))]
         if optimizer in self._ever_clipped and not record.skipped:
             rows.append(("log10 gradient norm after clipping", _log10(record.clipped_norm)))
-        if np.isfinite(record.total_norm):
+        if math.isfinite(record.total_norm):
             # The page scales its axes to the middle 90 % of the values: what lasts is seen, a lone spike is not.
             self._highest[optimizer] = max(record.total_norm, self._highest.get(optimizer, 0.0))
             rows.append(("log10 highest gradient norm so far", _log10(self._highest[optimizer])))
+        smallest, largest = _extremes(record)
+        if smallest > 0:
+            rows.append(("log10 largest layer gradient norm", _log10(largest)))
+            rows.append(("log10 smallest layer gradient norm", _log10(smallest)))
+        rows.append(("non-finite gradient elements", 0.0 if record.finite else float(record.num_nonfinite.sum())))
+        group = prefix(optimizer)
+        return {f"{group}/{name}": value for name, value in rows if value != -math.inf}
+
+
+def _extremes(record: StepRecord) -> tuple[float, float]:
+    """The smallest and the largest usable norm of a layer, neither zero nor infinite; NaN where there is none."""
+    smallest, largest = record.extremes
+    if not (smallest > 0 and largest < math.inf):
         usable = record.grad_norm[np.isfinite(record.grad_norm) & (record.grad_norm > 0)]
-        if usable.size:
-            rows.append(("log10 largest layer gradient norm", _log10(usable.max())))
-            rows.append(("log10 smallest layer gradient norm", _log10(usable.min())))
-        rows.append(("non-finite gradient elements", float(record.num_nonfinite.sum())))
-        return {f"{prefix(optimizer)}/{name}": value for name, value in rows if not np.isneginf(value)}
+        smallest, largest = (float(usable.min()), float(usable.max())) if usable.size else (math.nan, math.nan)
+    return smallest, largest
 
 
 def _log10(value: float) -> float:
     """log10; -inf for 0, and NaN or inf as they are: TensorBoard marks them with a triangle."""
-    with np.errstate(divide="ignore"):
-        return float(np.log10(value))
+    if value == 0:
+        return -math.inf
+    return math.log10(value) if math.isfinite(value) else float(value)

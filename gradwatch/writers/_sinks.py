@@ -13,6 +13,7 @@ import google_crc32c
 from tensorboard.compat.proto.event_pb2 import Event
 
 from gradwatch.errors import ArgumentTypeError, LogdirError
+from gradwatch.writers._events import StepEvent
 
 SECONDS_BETWEEN_FLUSHES = 5.0
 
@@ -22,7 +23,7 @@ _counter = itertools.count()
 class Sink(Protocol):
     """Takes events."""
 
-    def add(self, event: Any) -> None:
+    def add(self, event: StepEvent) -> None:
         """Take one event with its step."""
 
     def flush(self) -> None:
@@ -45,13 +46,15 @@ class EventFile:
         path = os.path.join(logdir, f"events.out.tfevents.{name}")  # noqa: PTH118
         self._file = open(path, "xb")  # noqa: PTH123, SIM115
         self._flushed_at = time.monotonic()
-        self.add(Event(file_version="brain.Event:2"))
+        self._append(Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString())
         self.flush()
 
-    def add(self, event: Any) -> None:
-        """Append one record: length, its checksum, the event, its checksum."""
-        event.wall_time = time.time()
-        data = event.SerializeToString()
+    def add(self, event: StepEvent) -> None:
+        """Append one event."""
+        self._append(event.encode(time.time()))
+
+    def _append(self, data: bytes) -> None:
+        """One record: length, its checksum, the event, its checksum."""
         length = struct.pack("<Q", len(data))
         checks = struct.pack("<I", _masked_crc(length)), struct.pack("<I", _masked_crc(data))
         self._file.write(length + checks[0] + data + checks[1])
@@ -78,12 +81,12 @@ class Borrowed:
             raise ArgumentTypeError("summary_writer", summary_writer, "a torch.utils.tensorboard.SummaryWriter")
         self._writer: Any = summary_writer  # torch annotates neither that file_writer may be None nor its getter
 
-    def add(self, event: Any) -> None:
+    def add(self, event: StepEvent) -> None:
         """Hand one event to the writer's only file."""
         if self._writer.file_writer is None:
             # torch would open a second event file: TensorBoard's Python loader then stops at the first one's end.
             raise LogdirError("gradwatch: summary_writer was closed before the watch; close the watch first")
-        self._writer._get_file_writer().add_event(event, event.step)  # noqa: SLF001
+        self._writer._get_file_writer().add_event(Event.FromString(event.encode(time.time())), event.step)  # noqa: SLF001
 
     def flush(self) -> None:
         """Hand everything to the operating system."""

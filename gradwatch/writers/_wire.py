@@ -37,12 +37,12 @@ class Wire:
         self._told: dict[int, set[Layer]] = {}
         self._model: ModelInfo | None = None
 
-    def step(self, record: StepRecord, model: ModelInfo | None = None) -> list[Any]:
+    def step(self, record: StepRecord, model: ModelInfo | None = None) -> list[bytes]:
         """The packed values of one step, after what is new of the model and its layers."""
         values = self._news(record, model)
         names = self._names[record.optimizer]
         values.append(self._packed(record.optimizer, "grad_norm", record.grad_norm, names))
-        if record.num_nonfinite.any():
+        if not record.finite and record.num_nonfinite.any():
             values.append(self._packed(record.optimizer, "num_nonfinite", record.num_nonfinite, names))
         for statistic in _SAMPLED:
             sample = getattr(record, statistic)
@@ -56,15 +56,15 @@ class Wire:
             values.append(self._texts(record.optimizer, "through_time", profiles))
         return values
 
-    def incident(self, incident: Incident) -> Any:
+    def incident(self, incident: Incident) -> bytes:
         """One incident as JSON."""
         return self._texts(_SESSION, "incidents", [dumps(incident.to_json())])
 
-    def summary(self, summary: RunSummary) -> Any:
+    def summary(self, summary: RunSummary) -> bytes:
         """The run as a whole, as JSON: that it is there says that the run has come to its end."""
         return self._texts(_SESSION, "summary", [dumps(summary_to_json(summary))])
 
-    def _news(self, record: StepRecord, model: ModelInfo | None) -> list[Any]:
+    def _news(self, record: StepRecord, model: ModelInfo | None) -> list[bytes]:
         values = []
         if model is not None and model is not self._model:
             self._model = model
@@ -79,14 +79,14 @@ class Wire:
                 values.append(self._texts(record.optimizer, "layers", [text]))
         return values
 
-    def _texts(self, optimizer: int, what: str, texts: Sequence[str]) -> Any:
+    def _texts(self, optimizer: int, what: str, texts: Sequence[str]) -> bytes:
         segment, first = self._advance((optimizer, what))
         content = metadata.content(what, ()) if first else None
         if optimizer == _SESSION:
             return _events.strings(metadata.session_tag(self._session, what, segment), texts, content)
         return _events.strings(metadata.statistic_tag(self._session, optimizer, what, segment), texts, content)
 
-    def _packed(self, optimizer: int, statistic: str, row: Any, names: Sequence[str]) -> Any:
+    def _packed(self, optimizer: int, statistic: str, row: Any, names: Sequence[str]) -> bytes:
         segment, first = self._advance((optimizer, statistic))
         tag = metadata.statistic_tag(self._session, optimizer, statistic, segment)
         return _events.packed(tag, row, metadata.content(statistic, names) if first else None)

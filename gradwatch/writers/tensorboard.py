@@ -130,7 +130,7 @@ class TensorBoardWriter:
             self._wire = Wire()
         return self._sink
 
-    def _plain(self, record: StepRecord) -> list[Any]:
+    def _plain(self, record: StepRecord) -> list[bytes]:
         """What the Scalars page shows."""
         values = {**self._scalars.of(record), INCIDENTS: float(len(self._incidents))}
         return [_events.scalar(tag, value) for tag, value in values.items()]
@@ -141,8 +141,8 @@ class TensorBoardWriter:
             self._put_plain([_events.image(f"{prefix(optimizer)}/heatmap", draw(heatmap, own))])
         self._drawn_at = self._clock()
 
-    def _put_plain(self, values: Sequence[Any]) -> None:
+    def _put_plain(self, values: Sequence[bytes]) -> None:
         self._put(self._step if self._axis is None else self._axis(), values)
 
-    def _put(self, step: int, values: Sequence[Any]) -> None:
+    def _put(self, step: int, values: Sequence[bytes]) -> None:
         self._open().add(_events.event(step, values))
