@@ -433,7 +433,7 @@ def test_the_incident_names_the_module_first():
     assert "born in act2.1 (a division), on the way forward; fc2 before it was still finite, fc3 behind it was not" in (
         incident.message
     )
-    assert (incident.num_layers, incident.causes[0].name) == (9, "domain_operation")
+    assert (incident.num_layers, incident.causes[0].name) == (8, "domain_operation")
 
 
 @pytest.mark.parametrize(

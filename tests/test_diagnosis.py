@@ -8,6 +8,7 @@ import pytest
 import torch
 from faults import reads_well, train
 from models import mlp
+from torch import nn
 from torch.nn import functional
 
 from gradwatch._scene import Scene
@@ -65,8 +66,12 @@ def test_saturating_activations_are_counted():
     cause = incident.causes[0]
     assert (cause.name, incident.kind) == ("saturating_activations", "vanishing")
     assert "7 Sigmoid activations" in cause.evidence
-    assert "model.net[1] = nn.ReLU()" in cause.remedies[0].snippet
-    assert "nn.init.kaiming_normal_(model.net[0].weight" in cause.remedies[0].snippet
+    code = cause.remedies[0].snippet  # mends all of them
+    assert "if isinstance(m, nn.Sigmoid):\n        model.set_submodule(name, nn.ReLU())" in code
+    assert "elif isinstance(m, nn.Linear):\n        nn.init.kaiming_normal_(m.weight" in code
+    net = nn.Sequential(nn.Linear(4, 4), nn.Sigmoid(), nn.Sequential(nn.Sigmoid(), nn.Linear(4, 4)))
+    exec(code, {"model": net, "nn": nn})  # noqa: S102 - it is our own code, and has to run
+    assert not any(isinstance(module, nn.Sigmoid) for module in net.modules())
 
 
 def test_small_weights_come_before_tanh():

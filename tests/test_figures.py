@@ -101,7 +101,7 @@ def test_titles_say_the_finding(runs):
 
 
 @pytest.mark.parametrize(
-    ("ratio", "kind"), [(0.26, "vanishing"), (0.6, "fading"), (1.0, "healthy"), (1.6, "growing"), (4.0, "exploding")]
+    ("ratio", "kind"), [(0.26, "vanishing"), (0.6, "fading"), (1.0, "even"), (1.6, "growing"), (4.0, "exploding")]
 )
 def test_the_fitted_growth_is_the_growth(ratio, kind):
     """Of a stack whose gradient changes by a known ratio per layer, the figure says that ratio, and what it means."""

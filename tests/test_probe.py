@@ -493,12 +493,15 @@ def test_a_module_that_gives_its_own_parameter():
 
 @pytest.mark.parametrize("batch_first", [False, True])
 def test_attention_and_transformers(batch_first):
-    """Leaf modules with weights show; nothing is changed or warned of."""
+    """Leaf modules with weights show, and what attention gives; nothing is changed or warned of."""
     layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.1, batch_first=batch_first)
     model = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
     found = seen(model, lambda: run(model, torch.randn(5, 7, 8)))
     assert {"layers.0.self_attn", "layers.0.linear1", "layers.1.norm2"} <= set(found.modules)
-    assert np.isfinite(found.out_grad).all()
+    softmax = np.array(found.kinds) == "Softmax"  # no module stands for it
+    assert softmax.sum() == 2
+    assert np.isfinite(found.saturated_share[softmax]).all()
+    assert np.isfinite(found.out_grad[~softmax]).all()
     assert "ReLU" in found.kinds
 
 
