@@ -60,7 +60,8 @@ def test_hover_tells_layer_step_and_exact_value(browser, fast_board, runs):
         tab.page.mouse.move(*tab.mouse(*place(tab, 690, 20, **zoom)))
         exact = runs.norms["spikes"][690, 20]
         tab.wait("!document.querySelector('.tooltip').hidden")
-        tab.page.wait_for_timeout(600)
+        # the colour's value at first, until the server has answered
+        tab.wait("!document.querySelector('.tooltip-value').textContent.startsWith('about')")
         assert tab.text(".tooltip-name") == "block10.weight"
         assert tab.text(".tooltip-step") == "step 690"
         assert float(tab.text(".tooltip-value")) == pytest.approx(exact, rel=6e-3)
