@@ -109,7 +109,8 @@ def diverging_regression(seed: int, lr: float) -> Run:
 
 
 add = SCENARIOS.pair
-HIGH, JUMP, LOW = ("lr_too_high",), ("lr_jumped",), ("lr_too_low",)
+HIGH = ("lr_too_high", "dead_by_learning_rate")  # both say that the rate is too high
+JUMP, LOW = ("lr_jumped",), ("lr_too_low",)
 add("adam_half_convs", H, "convolutions under Adam with lr 0.5", images, {"depth": 4, "kind": "adam", "lr": 0.5},
     {"depth": 4, "kind": "adam", "lr": 3e-3}, HIGH, accept=(*DIVERGES, "dead_relu"), steps=120)  # fmt: skip
 add("sgd_jump_200_convs", H, "SGD's rate is multiplied by 400 at step 60, BatchNorm convolutions", jumping,
