@@ -55,7 +55,7 @@ def test_the_story_of_a_sick_run(runs, capsys, suffix):
         "40 steps of Sequential",
         "why   saturating activations (confident)",
         "try   1. nn.ReLU or nn.GELU in place of nn.Sigmoid",
-        "model[1] = nn.ReLU()",
+        "model.set_submodule(name, nn.ReLU())",
         "gradient norm before clipping",
         "the gradient shrinks \u00d70.15 per layer on its way back at step 2 (vanishing)",
         "0 of 40 steps clipped",
