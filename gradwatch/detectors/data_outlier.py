@@ -133,7 +133,10 @@ def _hurts(record: StepRecord, state: _OutlierState, level: float, height: float
     if state.spiked < AFTERMATH:
         return False
     state.spiked = -1
-    return state.worse == AFTERMATH
+    if state.worse < AFTERMATH:
+        state.spike = []  # it has left nothing behind: a later batch is told as one of its own
+        return False
+    return True
 
 
 def _far(usual: Level, value: float, decades: float) -> bool:
