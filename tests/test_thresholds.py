@@ -409,6 +409,18 @@ def idle(weight=FRESH):
     return [make(t, ratio=3e-3, weight=weight, loss=1 + 1e-3 * (-1) ** t) for t in range(240)]
 
 
+def withering():
+    """Weights that are decayed away, and a loss that stays."""
+    return [make(t, ratio=0.02, weight=FRESH * 0.98**t, loss=1 + 1e-3 * (-1) ** t) for t in range(150)]
+
+
+def at_zero():
+    """The learning rate is exactly zero from step 60 on, while more than half of the loss is left."""
+    moved = [make(t, ratio=3e-3, weight=1.5 * FRESH, lr=0.1, loss=0.995**t) for t in range(60)]
+    rest = [make(t, ratio=0.0, weight=1.5 * FRESH, lr=0.0, loss=0.75) for t in range(60, 100)]
+    return moved + rest
+
+
 def thrown_back():
     """A batch with a large gradient, and a loss that is somewhat worse from then on."""
     norm = 10 ** (default("data_outlier.SPIKE") + 0.5)
@@ -502,6 +514,8 @@ EFFECTS = {
     "stalled.RESTED": (1e-9, crawling(1.25 * default("stalled.RESTED"), loss=1.0)),
     "stalled.IDLE": (2.0, idle()),
     "stalled.IDLE_STEPS": (NEVER, idle()),
+    "stalled.WITHERED": (1e-3, withering()),
+    "stalled.AT_ZERO_STEPS": (NEVER, at_zero()),
     "stalled.STEADY": (1e-9, idle()),
     "stalled.GUESSING": (99.0, idle(1.5 * FRESH)),
     "nonfinite.SKIPPED_STEPS": (10, skipped()),
