@@ -119,11 +119,11 @@ def phases(size: int, seed: int, noise: float = 0.05) -> Iterator[Batch]:
 def chaos() -> Tensor:
     """4000 values of the Mackey-Glass equation with a delay of 17, standardised."""
     values = [1.2] * 18
-    for _ in range(4 * 4000):
+    for _ in range(8200):
         late = values[-18]
-        values.append(values[-1] + 0.25 * (0.2 * late / (1 + late**10) - 0.1 * values[-1]) * 4 / 4)
-    series = torch.tensor(values[18::4][:4000])
-    return (series - series.mean()) / series.std()
+        values.append(values[-1] + 0.2 * late / (1 + late**10) - 0.1 * values[-1])
+    every_second = torch.tensor(values[218::2][:4000])
+    return (every_second - every_second.mean()) / every_second.std()
 
 
 def series(size: int, seed: int, length: int = 16, ahead: int = 6) -> Iterator[Batch]:
@@ -339,3 +339,128 @@ class Squeezer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """The reconstruction."""
         return self.outlet(self.decoder(self.encoder(x.flatten(1)))).view_as(x)
+
+
+class Coder(nn.Module):
+    """A language model of characters: a GRU whose output is compared with the same table that it reads from."""
+
+    def __init__(self, width: int = 32, *, tied: bool = True) -> None:
+        super().__init__()
+        self.embed, self.body = nn.Embedding(128, width), nn.GRU(width, width, batch_first=True)
+        self.head = nn.Linear(width, 128)
+        if tied:
+            nn.init.normal_(self.embed.weight, std=width**-0.5)
+            self.head.weight = self.embed.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits at every place."""
+        return self.head(self.body(self.embed(x))[0])
+
+
+class Again(nn.Module):
+    """One transformer block over characters, applied several times: all layers share their weights."""
+
+    def __init__(self, times: int = 5, width: int = 32, length: int = 20) -> None:
+        super().__init__()
+        self.embed, self.place = nn.Embedding(128, width), nn.Parameter(0.02 * torch.randn(length, width))
+        self.block = nn.TransformerEncoderLayer(width, 4, 64, 0.0, "gelu", batch_first=True, norm_first=True)
+        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, 128)
+        self.times = times
+        self.register_buffer("mask", nn.Transformer.generate_square_subsequent_mask(length))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits at every place."""
+        h = self.embed(x) + self.place
+        for _ in range(self.times):
+            h = self.block(h, src_mask=self.mask, is_causal=True)
+        return self.head(self.norm(h))
+
+
+class Rezero(nn.Module):
+    """Residual blocks, each weighted by a number that begins at ``start``."""
+
+    def __init__(self, d_in: int, d_out: int, blocks: int = 16, width: int = 32, start: float = 0.0) -> None:
+        super().__init__()
+        self.inlet = nn.Linear(d_in, width)
+        self.blocks = nn.ModuleList(nn.Linear(width, width) for _ in range(blocks))
+        self.share = nn.Parameter(torch.full((blocks,), start))
+        self.head = nn.Linear(width, d_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Outputs."""
+        x = self.inlet(x)
+        for share, block in zip(self.share, self.blocks, strict=True):
+            x = x + share * functional.relu(block(x))
+        return self.head(x)
+
+
+class Experts(nn.Module):
+    """Two of several experts answer, chosen by noisy logits; keeps the share of each for a balance loss."""
+
+    def __init__(self, d_in: int, d_out: int, experts: int = 8, width: int = 16, chosen: int = 2) -> None:
+        super().__init__()
+        self.router = nn.Linear(d_in, experts)
+        self.experts = nn.ModuleList(plain(d_in, width, d_out, act=nn.GELU) for _ in range(experts))
+        self.chosen, self.balance = chosen, torch.zeros(())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Outputs."""
+        logits = self.router(x)
+        noisy = logits + 0.3 * torch.randn_like(logits)
+        top, which = noisy.topk(self.chosen, 1)
+        weight = top.softmax(1)
+        share = logits.softmax(1).mean(0)
+        used = functional.one_hot(which, len(self.experts)).sum(1).float().mean(0)
+        self.balance = len(self.experts) * (share * used).sum()
+        out = 0.0
+        for number, expert in enumerate(self.experts):
+            rows, place = (which == number).nonzero(as_tuple=True)
+            if len(rows):
+                answer = x.new_zeros(len(x), expert[-1].out_features)
+                out = out + answer.index_add(0, rows, weight[rows, place, None] * expert(x[rows]))
+        return out
+
+
+class Lowrank(nn.Module):
+    """A frozen linear layer and a product of two thin ones on top; the second begins at ``start``."""
+
+    def __init__(self, base: nn.Linear, rank: int = 4, *, down: float = 0.1, up: float = 0.0) -> None:
+        super().__init__()
+        self.base = base.requires_grad_(requires_grad=False)
+        self.down = nn.Parameter(down * torch.randn(rank, base.in_features))
+        self.up = nn.Parameter(up * torch.randn(base.out_features, rank))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Outputs."""
+        return self.base(x) + x @ self.down.T @ self.up.T
+
+
+class Decaying(nn.Module):
+    """Linear recurrences of one number each, ``h = a h + b x``, with given largest ``a``; read out by a small net."""
+
+    def __init__(self, d_in: int, width: int, d_out: int, slowest: float = 0.98) -> None:
+        super().__init__()
+        self.inlet = nn.Linear(d_in, width)
+        self.keep = nn.Parameter(torch.linspace(0.5, slowest, width))
+        self.outlet = plain(width, width, d_out, act=nn.GELU)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Outputs."""
+        u = self.inlet(x)
+        h = torch.zeros_like(u[:, 0])
+        for frame in u.unbind(1):
+            h = self.keep * h + frame
+        return self.outlet(h)
+
+
+def taught(
+    model: nn.Module, stream: Iterator[Batch], steps: int = 80, lr: float = 3e-3, loss: LossFn = cross_entropy
+) -> nn.Module:
+    """The model after some steps of Adam."""
+    optimizer = torch.optim.Adam(model.parameters(), lr=lr)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss(model, next(stream)).backward()
+        optimizer.step()
+    model.zero_grad(set_to_none=True)
+    return model
