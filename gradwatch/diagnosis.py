@@ -96,6 +96,7 @@ RULES: Mapping[str, tuple[Rule, ...]] = {
         rate.eps_too_large,
         rate.rounded_away,
         rate.schedule_at_zero,
+        depth.shrunken_weights,
         wiring.unsuited_loss,
         rate.lr_too_low,
     ),

@@ -438,6 +438,12 @@ _ALL = (
         "sum of all updates / size of the weights, over all weight matrices",
         "... and those that have come less far than this, where it has not fallen at all.",
     ),
+    _number(
+        stalled,
+        "AT_ZERO_STEPS",
+        _STEPS,
+        "So many steps at a learning rate of exactly zero are told, where more than half of the loss is left.",
+    ),
     _number(stalled, "CRAWLING_STEPS", _STEPS, "So many steps they have time."),
     _number(
         stalled,
@@ -453,6 +459,12 @@ _ALL = (
         "A model that has more than that of its loss left has learnt nothing, although its weights move ...",
     ),
     _number(stalled, "IDLE_STEPS", _STEPS, "... after so many steps ..."),
+    _number(
+        stalled,
+        "WITHERED",
+        "share of the first size of all weights",
+        "... or after CRAWLING_STEPS, where the weights have shrunk below it: they are being decayed away ...",
+    ),
     _number(
         stalled,
         "STEADY",

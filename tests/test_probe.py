@@ -583,6 +583,15 @@ def test_a_restless_loss_does_not_make_the_probes_dear(loss):
     assert len(looked_at(watch)) <= 4 + 400 // 20 + 5 * ON_DEMAND
 
 
+def test_by_default_the_looks_become_fewer_in_a_long_run():
+    """Every 20th step of the first 300, every 40th from then on; one that was told keeps its distance."""
+    model = nn.Linear(3, 2)
+    for probes, later in ((Probes(), [320, 360, 400]), (Probes(every=20), [320, 340, 360, 380, 400])):
+        with quiet_watch(model, probes=probes) as watch:
+            _steps(model, torch.optim.SGD(model.parameters(), lr=1e-6), 401, watch, lambda _step: 1.0)
+        assert looked_at(watch) == [1, 2, 3, 4, *range(20, 301, 20), *later]
+
+
 def test_two_optimizers_of_different_size_are_no_leap():
     """Each is held against its own last step."""
     model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2))

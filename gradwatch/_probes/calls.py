@@ -16,6 +16,7 @@ from gradwatch._transfer import look, on_host
 
 _CHANNELS_FIRST = (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.GroupNorm)  # noqa: SLF001 - the only base
 _NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)  # noqa: SLF001
+_GATED = (nn.RNNBase, nn.RNNCellBase)
 _SHORT = 1 << 16
 """Elements up to which float32 adds up the squares of a tensor rightly (pytorch#151761)."""
 
@@ -34,6 +35,7 @@ class Known:
         has_weights: Whether it holds parameters itself.
         is_leaf: Whether it has no modules inside.
         is_norm: Whether it is a normalisation layer.
+        is_plain: Whether it is one operation of torch's own: nothing is hidden inside.
         channels_first: Whether units are in the second dimension of what it is given.
     """
 
@@ -43,6 +45,7 @@ class Known:
     has_weights: bool
     is_leaf: bool
     is_norm: bool
+    is_plain: bool
     channels_first: bool
 
     @classmethod
@@ -53,7 +56,9 @@ class Known:
         has_weights = any(parameter is not None for parameter in module._parameters.values())  # noqa: SLF001 - its own
         is_leaf = next(module.children(), None) is None
         is_norm, channels_first = isinstance(module, _NORMS), isinstance(module, _CHANNELS_FIRST)
-        return cls(weakref.ref(module), name, kind, has_weights, is_leaf, is_norm, channels_first)
+        is_torchs = type(module).__module__.startswith("torch.nn.modules.")
+        is_plain = is_leaf and is_torchs and not isinstance(module, _GATED)
+        return cls(weakref.ref(module), name, kind, has_weights, is_leaf, is_norm, is_plain, channels_first)
 
 
 @dataclass(eq=False)

@@ -110,7 +110,6 @@ class ForwardProbe:
             return COMPILED
         if len(modules) != len(self._known) or not all(map(is_, modules, [k.module() for k in self._known.values()])):
             self._known = {id(module): Known.of(name, module) for name, module in walk(model)}
-        self._clear()
         self.time = ThroughTime() if through_time and self._follows_time else None
         saw = weakref.WeakMethod(self._saw)
 
@@ -219,8 +218,7 @@ class ForwardProbe:
         kind = known.kind if known.has_weights else operation_of(result) or known.kind
         if (given := first_tensor(args)) is result:
             given = None  # changed in place, it is not what was given any more
-        if given is not None:
-            self._look_between(given)
+        self._look_before(known, given, result)
         if (known.has_weights or kind in _DESCRIBED) and self._counts_call(id(module)):
             from_data = given is not None and not given.requires_grad
             if given is not None:
@@ -241,6 +239,13 @@ class ForwardProbe:
         count = self._counts[of] = self._counts.get(of, 0) + 1
         return count <= _MAX_CALLS_OF_ONE and len(self._calls) < _MAX_CALLS
 
+    def _look_before(self, known: Known, given: Tensor | None, result: Tensor) -> None:
+        """What came between the last module and this one; whoever walks back to a plain one may stop there."""
+        if given is not None:
+            self._look_between(given)
+        if known.is_plain:
+            self._hidden.know(result)
+
     def _look_between(self, given: Tensor) -> None:
         """An activation that no module stands for: it shows in what the next module is given."""
         if not self._last_layer:
@@ -260,6 +265,8 @@ class ForwardProbe:
 
     def _look_inside(self, known: Known, module: nn.Module, given: Tensor | None, result: Tensor) -> None:
         """A module with weights may work by functions alone, as nn.MultiheadAttention does, or by a fused kernel."""
+        if known.is_plain:
+            return
         gates = gates_of(module, given, result)
         for kind, values in gates:
             self._note_hidden(kind, values)

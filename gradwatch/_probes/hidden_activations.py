@@ -113,7 +113,6 @@ def _chances(node: Any) -> Tensor | None:
     return torch.exp(scores - total[:, None]).clamp_max(1.0)
 
 
-@torch.no_grad()
 def gates_of(module: nn.Module, given: Tensor | None, output: Tensor) -> list[tuple[str, Tensor]]:
     """What the gates of a fused recurrent layer give at some of its time steps.
 
@@ -128,12 +127,16 @@ def gates_of(module: nn.Module, given: Tensor | None, output: Tensor) -> list[tu
     if type(module) not in (nn.LSTM, nn.GRU) or given is None or given.dim() != 3:  # noqa: PLR2004
         return []
     assert isinstance(module, nn.RNNBase)
+    with torch.no_grad():
+        return _fused_gates(module, given.detach(), output.detach())
+
+
+def _fused_gates(module: nn.RNNBase, inputs: Tensor, states: Tensor) -> list[tuple[str, Tensor]]:
     if module.num_layers > 1 or module.bidirectional or module.proj_size:
         return []
     recurrence = Recurrence.of(module, 0, 0, torch.float32)
     if not isinstance(recurrence, Recurrence):
         return []
-    inputs, states = given.detach(), output.detach()
     if module.batch_first:
         inputs, states = inputs.transpose(0, 1), states.transpose(0, 1)
     times = slice(None, None, max(1, len(inputs) // _MAX_TIMES))

@@ -19,6 +19,9 @@ from gradwatch.records import StepRecord, Unavailable
 EARLY = 4
 """The first steps are all looked at (but the very first, at which torch may still compile): most faults are there."""
 
+_EVERY, _SETTLED = 20, 300
+"""Most trainings that go wrong do so early; what begins later calls for a look by itself."""
+
 
 @dataclass(frozen=True)
 class Probes:
@@ -26,7 +29,7 @@ class Probes:
 
     Args:
         every: The forward pass is looked at on every n-th step, besides the first few and those at which something
-            begins.
+            begins. None: on every 20th of the first 300 steps, and on every 40th from then on.
         through_time: Whether recurrent layers are followed through time (on every fifth of these steps).
         forward: Whether the forward pass is looked at, at all.
 
@@ -35,16 +38,29 @@ class Probes:
         ArgumentValueError: ``every`` is below 1 (also a ``ValueError``).
     """
 
-    every: int = 20
+    every: int | None = None
     through_time: bool = True
     forward: bool = True
 
     def __post_init__(self) -> None:
+        if self.every is None:
+            return
         if isinstance(self.every, bool) or not isinstance(self.every, int):
-            raise ArgumentTypeError("every", self.every, "a whole number")
+            raise ArgumentTypeError("every", self.every, "a whole number or None")
         if self.every < 1:
             raise ArgumentValueError("every", self.every, "must be at least 1")
 
+    def every_at(self, number: int) -> int:
+        """How many steps there are from one look to the next, ``number`` steps into the run."""
+        return self.every or (_EVERY if number <= _SETTLED else 2 * _EVERY)
+
+    def is_due(self, number: int, *, times: int = 1) -> bool:
+        """Whether a step is looked at for its number alone, or for a multiple of ``times`` looks."""
+        return number > 0 and number % (times * self.every_at(number)) == 0
+
+
+_EACH = Probes(every=1)
+"""Where nothing is looked at, that is said of each step."""
 
 SWITCHED_OFF = Unavailable("activations and output gradients", "the probes are switched off (probes=False)")
 
@@ -75,15 +91,14 @@ class Probing:
         if self._probes is None or not self._probes.forward:
             return
         numbers = [track.identity.num_steps for track in tracks]
-        due = any(self._is_due(number, self._probes.every) for number in numbers)
+        due = any(self._is_due(number) for number in numbers)
         wanted = self._alertness.is_demanded() or due
         if wanted and not self._probe.is_armed and self._budget.grants(PROBE, min(numbers, default=0)):
-            in_time = any(number in (2, 3) or number % (5 * self._probes.every) == 0 for number in numbers)
+            in_time = any(number in (2, 3) or self._probes.is_due(number, times=5) for number in numbers)
             self._obstacle = self._probe.arm(through_time=in_time)
 
-    @staticmethod
-    def _is_due(number: int, every: int) -> bool:
-        return 0 < number <= EARLY or (number > 0 and number % every == 0)
+    def _is_due(self, number: int) -> bool:
+        return 0 < number <= EARLY or (self._probes or _EACH).is_due(number)
 
     def hand_over(self, measurement: Measurement, track: Track, *, moved: bool = False) -> None:
         """The gradients of a step are complete: what was seen of it.
@@ -93,7 +108,7 @@ class Probing:
             track: Whose step it is.
             moved: Whether the weights are not those of the forward pass any more.
         """
-        if self._is_due(track.identity.num_steps, 1 if self._probes is None else self._probes.every):
+        if self._is_due(track.identity.num_steps):
             self._look_for_ownerless(measurement)
             if self._obstacle is not None:
                 measurement.sighting.unavailable += (self._obstacle,)
@@ -120,7 +135,7 @@ class Probing:
     def follow(self, record: StepRecord) -> None:
         """Look at the next steps, where this one is not like the one before."""
         if self._probes is not None:
-            self._alertness.follow(record, self._probes.every)
+            self._alertness.follow(record, self._probes.every_at(record.step))
 
     def stop(self) -> None:
         """Look no more."""

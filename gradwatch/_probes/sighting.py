@@ -44,7 +44,8 @@ class Sighting:
         values = arrays.get(ACTIVATIONS)
         if values is None:
             return None
-        columns = {column: np.full(len(self.calls), np.nan) for column in ACTIVATION_COLUMNS}
+        table = np.full((len(ACTIVATION_COLUMNS), len(self.calls)), np.nan)
+        columns = dict(zip(ACTIVATION_COLUMNS, table, strict=True))
         for cells, value in zip(self.places, values.tolist(), strict=True):
             for row, column in cells:
                 columns[column][row] = value

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from gradwatch._baselines import STALLED_STEPS, WARM_STEPS, Episode, Learning, Progress, counts
-from gradwatch._decades import extremes, number
+from gradwatch._decades import extremes, number, root_sum_square
 from gradwatch.detectors._base import Remembering
 from gradwatch.records import Float64Array, Incident, Severity, StepRecord
+from gradwatch.wording import percent
 
 MOTIONLESS = 1e-7
 """Update over weight: 100,000 such steps, all in one direction, change a weight by 1 %, and float32 itself rounds at
@@ -39,6 +40,10 @@ RESTED = 0.02
 IDLE_STEPS = 200
 """Steps in which a model that has anything to learn has begun to: the others are to look at their data."""
 
+WITHERED = 0.3
+"""Share of the first size of all weights. A model whose weights go while its loss stays has no more to wait for than
+:data:`CRAWLING_STEPS`: they are being decayed away."""
+
 LOOK_THROUGH_TIME = 100
 """Steps between two looks through time, as probes are by default."""
 
@@ -53,6 +58,10 @@ STEADY = 0.02
 
 COLLAPSED = 1e-4
 """Share of its highest value from which on a learning rate is as good as zero."""
+
+AT_ZERO_STEPS = 25
+"""Steps at a learning rate of exactly zero, after which a run that is still poor is told: a schedule that ends with the
+run touches it for a step, and a small rate may be the end of a long cosine."""
 
 SAME = 0.01
 """A learning rate that rises by less than this over :data:`STALLED_STEPS` steps is not being warmed up."""
@@ -100,6 +109,8 @@ class _StalledState:
     Attributes:
         fresh: Whether the weights looked as commonly initialised when they were first seen.
         seen: Whether they were seen.
+        first_size: L2 norm of all weights then.
+        size: The same as last sampled, or when it was last known.
         update: Update over weight of the matrix that moves most, as last sampled; inf where none could tell.
         path: Sum of that over all steps.
         together: Sum of the update over weight of all matrices: many small changes in a row are a large one.
@@ -119,6 +130,8 @@ class _StalledState:
     progress: Progress = field(default_factory=Progress)
     fresh: bool = False
     seen: bool = False
+    first_size: float = 0.0
+    size: float = 0.0
     update: float = math.inf
     path: float = 0.0
     together: float = 0.0
@@ -169,12 +182,15 @@ class StalledDetector(Remembering[_StalledState]):
         still = at_rest or halted
         rises = _last(record, state, still=still)
         ripe = state.lasted >= STALLED_STEPS and (halted or _stands_still(record, state.progress))
+        ripe = ripe or (halted and record.lr == 0 and state.lasted >= AT_ZERO_STEPS)
         state.crawled = state.crawled + 1 if crawls and not rises else 0
         # Judged on sampled steps only: it is their numbers that are told.
         # Trained weights may rest at their best loss, but not at one that guessing gives.
         untrained = state.fresh or state.trend.smooth >= GUESSING * state.learning.chance
         # Of a recurrent layer the look through time has the first word, and it is taken every hundredth step.
-        due = state.trend.count >= IDLE_STEPS + (LOOK_THROUGH_TIME if state.recurrent else 0)
+        withered = state.size < WITHERED * state.first_size
+        patience = CRAWLING_STEPS if withered else IDLE_STEPS + (LOOK_THROUGH_TIME if state.recurrent else 0)
+        due = state.trend.count >= patience
         idle = due and untrained and not rises and state.trend.is_flat()
         alarm = ratios is not None and (ripe or state.crawled >= WARM_STEPS or idle)
         still = still or crawls or idle
@@ -188,17 +204,22 @@ class StalledDetector(Remembering[_StalledState]):
         moving = ratios if record.extremes[0] > 0 else ratios[record.grad_norm > 0]
         if len(moving) and not all(map(math.isfinite, extremes(moving))):
             moving = moving[np.isfinite(moving)]
-        if not state.seen and record.weight_norm is not None:
-            state.seen, state.fresh = True, self._weights.is_fresh(record)
+        if record.weight_norm is not None:
+            state.size = root_sum_square(record.weight_norm)
+            if not state.seen:
+                state.seen, state.fresh, state.first_size = True, self._weights.is_fresh(record), state.size
         state.update = float(moving.max()) if len(moving) else math.inf
         state.together = float(moving.sum()) if len(moving) else math.inf
 
 
 def _learns_nothing(state: _StalledState) -> str:
     moved = f"change by up to {state.update:.2g} of their size in a step" if state.update < math.inf else "do move"
+    withered = ""
+    if state.size < WITHERED * state.first_size:
+        withered = f" All weights together have shrunk to {percent(state.size / state.first_size)} of their size."
     return (
         f"The model has learnt nothing: after {state.trend.count} steps the loss is {state.trend.smooth:.3g}, and it "
-        f"began at {state.trend.first:.3g}, although the weights {moved}."
+        f"began at {state.trend.first:.3g}, although the weights {moved}.{withered}"
     )
 
 

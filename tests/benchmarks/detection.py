@@ -2,15 +2,14 @@
 
     python tests/benchmarks/detection.py [--quick]
 
-One thread; medians of interleaved blocks. Detection is all default detectors and the diagnosis over healthy records as
-a run gives them: a loss that falls, weights and updates every 10 steps, the forward probe's rows every 20 steps. The
-probe's share is that of two watches on the same model, with and without probes.
+One thread; interleaved. Detection is all default detectors and the diagnosis over healthy records as
+a run gives them: a loss that falls, weights and updates every 10 steps, the forward probe's rows every 20 steps. What
+the probes cost is the difference between the steps that are probed and others of the same run.
 """
 
 from __future__ import annotations
 
 import argparse
-import gc
 import statistics
 import time
 
@@ -21,6 +20,7 @@ from torch.nn import functional
 
 import gradwatch
 from gradwatch._judges import Judges
+from gradwatch._probes.schedule import EARLY
 from gradwatch.detectors import default_detectors
 from gradwatch.records import ACTIVATION_COLUMNS, Activations, Layer, ModelInfo, Ownerless, StepRecord
 
@@ -102,42 +102,38 @@ def cnn(width: int = 16) -> nn.Sequential:
     return nn.Sequential(*parts, nn.Flatten(), nn.Linear(2 * width * 16, 10))
 
 
-def train(model: nn.Module, optimizer: torch.optim.Optimizer, num_steps: int) -> float:
-    """CPU seconds a step."""
+def train(model: nn.Module, optimizer: torch.optim.Optimizer, num_steps: int) -> list[float]:
+    """CPU seconds of each step."""
     x, y = torch.randn(64, 1, 8, 8), torch.randint(0, 10, (64,))
-    start = time.process_time()
+    seconds = []
     for _ in range(num_steps):
+        start = time.process_time()
         optimizer.zero_grad()
         functional.cross_entropy(model(x), y).backward()
         optimizer.step()
-    return (time.process_time() - start) / num_steps
+        seconds.append(time.process_time() - start)
+    return seconds
 
 
-def probes(*, blocks: int, steps: int) -> None:
-    """Print the probes' share of a training step, and what a probed step costs more than another."""
-    times: dict[str, list[float]] = {"bare": [], "without": [], "default": [], "every step": []}
-    options = {"without": False, "default": True, "every step": gradwatch.Probes(every=1, through_time=False)}
-    for _ in range(blocks):
-        for name, found in times.items():
-            gc.collect()
-            torch.manual_seed(0)
-            model = cnn()
-            optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-            train(model, optimizer, 5)
-            if name == "bare":
-                found.append(train(model, optimizer, steps))
-                continue
-            with gradwatch.watch(model, writers=[], detectors=[], probes=options[name]):
-                train(model, optimizer, 10)
-                found.append(train(model, optimizer, steps))
-    bare = statistics.median(times["bare"])
-    for name in ("default", "every step"):
-        more = statistics.median(a - b for a, b in zip(times[name], times["without"], strict=True))
-        print(
-            f"probes, {name:<12} a small CNN's step of {bare * 1e3:.2f} ms takes {more * 1e6:6.0f} us more: "
-            f"{more / bare:.1%} (medians of {blocks} blocks of {steps} steps)",
-            flush=True,
-        )
+def probes(*, num_steps: int) -> None:
+    """Print what a probed step costs more than another of the same run, and the probes' share by default.
+
+    On a step that is not probed the probes do nothing: its profile lists the same calls with them and without.
+    """
+    torch.manual_seed(0)
+    model = cnn()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    bare = statistics.median(train(model, optimizer, 200))
+    with gradwatch.watch(model, writers=[], detectors=[], probes=gradwatch.Probes(every=20)):
+        seconds = train(model, optimizer, num_steps + 1)
+    # Weights are looked at on every tenth step: at 20 and 30, 40 and 50 ...; of these every second is probed.
+    looked = range(20, num_steps - 9, 20)
+    differences = [seconds[at] - statistics.median((seconds[at - 10], seconds[at + 10])) for at in looked]
+    more = statistics.median(differences)
+    print(f"probes: a small CNN's step of {bare * 1e3:.2f} ms takes {more * 1e6:.0f} us more where it is probed:")
+    looks = [gradwatch.Probes().is_due(step) or 0 < step <= EARLY for step in range(2_000)]
+    for when, part in (("the first 1,000 steps", looks[:1_000]), ("the next 1,000", looks[1_000:])):
+        print(f"  {sum(part)} of {when:<22}are probed: {sum(part) / len(part) * more / bare:.1%} of a step on average")
 
 
 def main() -> None:
@@ -160,7 +156,7 @@ def main() -> None:
     parts = [shares(1_000, 420) for _ in range(3 if quick else 9)]
     each = (f"{kind} {statistics.median(part[kind] for part in parts):.1f}" for kind in parts[0])
     print(f"of 1,000 layers, by detector (what several share counts for the first): {', '.join(each)}", flush=True)
-    probes(blocks=5 if quick else 15, steps=100)
+    probes(num_steps=500 if quick else 1_000)
 
 
 if __name__ == "__main__":
