@@ -421,6 +421,18 @@ def at_zero():
     return moved + rest
 
 
+def rounded():
+    """Weights in bfloat16 that change by less than most of them resolve, while the loss hardly falls."""
+    records = [make(t, ratio=5e-4, weight=FRESH, loss=1 - 1e-3 * t) for t in range(150)]
+    halves = tuple(dataclasses.replace(layer, dtype="bfloat16") for layer in records[0].layers)
+    return [dataclasses.replace(record, layers=halves) for record in records]
+
+
+def warming():
+    """A warm-up so slow that nothing moves."""
+    return [make(t, ratio=1e-8 * t, weight=FRESH, lr=1e-8 * 1.05**t, loss=1.0) for t in range(150)]
+
+
 def thrown_back():
     """A batch with a large gradient, and a loss that is somewhat worse from then on."""
     norm = 10 ** (default("data_outlier.SPIKE") + 0.5)
@@ -516,6 +528,8 @@ EFFECTS = {
     "stalled.IDLE_STEPS": (NEVER, idle()),
     "stalled.WITHERED": (1e-3, withering()),
     "stalled.AT_ZERO_STEPS": (NEVER, at_zero()),
+    "stalled.ROUNDED": (1e-6, rounded()),
+    "stalled.PACED": (1e-12, warming()),
     "stalled.STEADY": (1e-9, idle()),
     "stalled.GUESSING": (99.0, idle(1.5 * FRESH)),
     "nonfinite.SKIPPED_STEPS": (10, skipped()),
