@@ -282,7 +282,8 @@ def looked(num_steps, look, norm=lambda _t: 1.0, loss=lambda _t: None, **fields)
 
 def dead(share=1.0, loss=None):
     """A share of the units of a layer gives nothing but zero."""
-    return looked(100, lambda _t: calls("ReLU", dead_share=share), loss=lambda _t: loss)
+    signal = 0.0 if share == 1 else 1.0  # where all are silent, nothing comes back
+    return looked(100, lambda _t: calls("ReLU", dead_share=share, out_grad=signal), loss=lambda _t: loss)
 
 
 def saturated(num_steps=50, loss=lambda _t: 2.0):
