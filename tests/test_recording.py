@@ -343,6 +343,7 @@ def test_a_later_wire_format_is_named(tmp_path, monkeypatch):
     """Tags of a later version are not guessed at."""
     writer = gradwatch.TensorBoardWriter(tmp_path)
     writer.write(_record(0))
+    writer.flush()
     monkeypatch.setattr(metadata, "VERSION", 2)
     writer.write_incident(_incident(0))
     writer.close()
