@@ -18,8 +18,12 @@ from typing import Generic, TypeVar
 STEPS_A_BATCH = 16
 """Steps that are encoded together."""
 
-SECONDS_A_BATCH = 2.0
-"""No step waits much longer than this to be encoded and handed to the operating system, also when no other follows."""
+STEPS_ON_THE_WAY = 64
+"""Steps for which the thread is woken: it takes turns with the training for Python's lock. At first it is woken for
+fewer (1, 2, 4, ...): most faults are there, and so are most kills."""
+
+SECONDS_ON_THE_WAY = 2.0
+"""No step waits much longer than this to be handed to the operating system, also when no other follows."""
 
 Item = TypeVar("Item")
 
@@ -27,9 +31,9 @@ Item = TypeVar("Item")
 class Courier(Generic[Item]):
     """Collects items and sees that they are written: in order, and none twice.
 
-    A kill loses at most the last :data:`STEPS_A_BATCH` items (and the few that are being written), none of them older
-    than about :data:`SECONDS_A_BATCH`; :meth:`flush` is for what must not be lost. An error of the thread's is raised
-    by the next call.
+    A kill loses at most the last :data:`STEPS_ON_THE_WAY` items (and those that are just being written), none of them
+    much older than :data:`SECONDS_ON_THE_WAY`; :meth:`flush` is for what must not be lost. An error of the thread's is
+    raised by the next call.
 
     Args:
         encode: Takes the items of a batch, in order; must not wait for anything. One thread at a time calls it.
@@ -43,6 +47,7 @@ class Courier(Generic[Item]):
         self._deliver = deliver
         self._waiting: list[Item] = []
         self._since = 0.0
+        self._on_the_way, self._enough = 0, 1
         self._wake = threading.Event()
         self._closed = False
         self._error: Exception | None = None
@@ -59,8 +64,12 @@ class Courier(Generic[Item]):
             if self._thread is None or not self._thread.is_alive():  # a fork has no threads
                 self._thread = threading.Thread(target=self._work, name="gradwatch-writer", daemon=True)
                 self._thread.start()
-            if len(self._waiting) >= STEPS_A_BATCH or self._is_late():
+            self._on_the_way += 1
+            due = self._on_the_way >= self._enough or self._is_late()
+            if due or len(self._waiting) >= STEPS_A_BATCH:
                 self.encode()
+            if due:
+                self._on_the_way, self._enough = 0, min(2 * self._enough, STEPS_ON_THE_WAY)
                 self._wake.set()
 
     def encode(self) -> None:
@@ -96,7 +105,7 @@ class Courier(Generic[Item]):
             self.close()
 
     def _is_late(self) -> bool:
-        return time.monotonic() - self._since >= SECONDS_A_BATCH
+        return time.monotonic() - self._since >= SECONDS_ON_THE_WAY
 
     def _raise(self) -> None:
         if self._error is not None:
@@ -104,7 +113,7 @@ class Courier(Generic[Item]):
 
     def _work(self) -> None:
         while not self._closed:
-            self._wake.wait(SECONDS_A_BATCH / 2)
+            self._wake.wait(SECONDS_ON_THE_WAY / 2)
             self._wake.clear()
             try:
                 with self.lock:

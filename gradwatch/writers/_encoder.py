@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -44,7 +45,7 @@ class Encoder:
     def __init__(self, sink: Sink) -> None:
         self._sink = sink
         self._wire = Wire()
-        self._heatmaps: dict[int, Heatmap] = {}
+        self._heatmaps: defaultdict[int, Heatmap] = defaultdict(Heatmap)
         self._scalars = PlainScalars()
         self._incidents: list[Incident] = []
 
@@ -66,9 +67,9 @@ class Encoder:
             else:
                 self._sink.add(_events.event(record.step, values), step.wall_time)
                 self._sink.add(_events.event(step.place, plain), step.wall_time)
-            if record.optimizer not in self._heatmaps:
-                self._heatmaps[record.optimizer] = Heatmap()
-            self._heatmaps[record.optimizer].add(record)
+        for optimizer in dict.fromkeys(step.record.optimizer for step in batch):
+            own = [step.record for step in batch if step.record.optimizer == optimizer]
+            self._heatmaps[optimizer].add(*own)
 
     def incident(self, incident: Incident) -> None:
         """The incident itself, for the tab."""

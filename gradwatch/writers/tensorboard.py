@@ -1,9 +1,9 @@
 """Everything into a TensorBoard log: packed for the gradwatch tab, and readable without it.
 
 Each step is one event: the packed statistics (see ``tensorboard_plugin/metadata``) and a handful of plain scalars.
-Sixteen steps are encoded and written together, and none waits for longer than about two seconds. Incidents, and all
-steps before them, are with the operating system when ``write_incident`` returns. A report (Text) and a heat map
-(Images) tell the rest.
+Steps are encoded and written several together (64 at most are on the way, for about two seconds at most). Incidents,
+and all steps before them, are with the operating system when ``write_incident`` returns. A report (Text) and a heat
+map (Images) tell the rest.
 """
 
 from __future__ import annotations

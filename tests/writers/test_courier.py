@@ -19,7 +19,7 @@ from torch import nn
 import gradwatch
 from gradwatch import recording
 from gradwatch.records import Layer, StepRecord
-from gradwatch.writers._courier import SECONDS_A_BATCH, STEPS_A_BATCH
+from gradwatch.writers._courier import SECONDS_ON_THE_WAY, STEPS_A_BATCH, STEPS_ON_THE_WAY
 from gradwatch.writers.tensorboard import TensorBoardWriter
 
 LAYERS = tuple(Layer(f"fc{index}.weight", f"fc{index}", "Linear", (2, 2)) for index in range(4))
@@ -60,13 +60,13 @@ def _eventually(holds, seconds):
         time.sleep(0.05)
 
 
-def test_a_kill_takes_the_steps_of_one_batch_at_most(tmp_path):
-    """Killed among fast steps, a run lacks fewer than a batch of them, and nothing before these."""
-    result = _run("write(0, 500)\ntime.sleep(0.5)\nos.kill(os.getpid(), signal.SIGKILL)", tmp_path)
+def test_a_kill_takes_a_known_number_of_steps_at_most(tmp_path):
+    """Killed among fast steps, a run lacks fewer than 64 of them, and nothing before these."""
+    result = _run("write(0, 500)\ntime.sleep(0.3)\nos.kill(os.getpid(), signal.SIGKILL)", tmp_path)
     assert result.returncode == -signal.SIGKILL, result.stderr
     found = _steps(tmp_path)
     assert found == list(range(len(found)))
-    assert 500 - STEPS_A_BATCH < len(found) <= 500
+    assert 500 - STEPS_ON_THE_WAY < len(found) <= 500
 
 
 def test_no_step_waits_for_another(tmp_path):
@@ -76,7 +76,7 @@ def test_no_step_waits_for_another(tmp_path):
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         try:
             process.stdout.readline()
-            _eventually(lambda: _steps(tmp_path) == [0, 1, 2], 2.5 * SECONDS_A_BATCH)
+            _eventually(lambda: _steps(tmp_path) == [0, 1, 2], 2.5 * SECONDS_ON_THE_WAY)
         finally:
             process.kill()
             process.wait()
@@ -89,7 +89,7 @@ def test_slow_steps_are_written_one_by_one(tmp_path, monkeypatch):
     now = [time.monotonic()]
     monkeypatch.setattr("gradwatch.writers._courier.time.monotonic", lambda: now[0])
     writer.write(_record(0))
-    now[0] += SECONDS_A_BATCH
+    now[0] += SECONDS_ON_THE_WAY
     writer.write(_record(1))
     monkeypatch.undo()
     _eventually(lambda: _steps(tmp_path) == [0, 1], 10)
