@@ -209,6 +209,7 @@ def _scale_gradients(parameters: Sequence[Tensor], coefficient: Tensor) -> None:
         and _DENSE.issuperset(map(_LAYOUT, gradients))
     ):
         if gradients:
+            gradients.reverse()  # the last to be measured are still in the processor's cache
             torch._foreach_mul_(gradients, coefficient.to(torch.float32))
         return
     groups: dict[tuple[torch.device, bool], list[Tensor]] = {}
