@@ -18,11 +18,11 @@ from gradwatch import _fused
 from gradwatch import _measurement as step
 from gradwatch._audit import CANNOT_SKIP, CLIPPED_TWICE, INSIDE_BACKWARD, ClipAudit
 from gradwatch._layout import Layout
-from gradwatch._listeners import Listener, concerned, tell_all
+from gradwatch._listeners import Listener, concerned, is_alone, tell_all
 from gradwatch._loans import Loans
 from gradwatch._steps import has_step_hook
 from gradwatch._transfer import look, on_host
-from gradwatch.clipping import Clip, ClipNorm
+from gradwatch.clipping import Clip, ClipNorm, cuts
 from gradwatch.errors import NonfiniteGradientError
 
 _INSIDE_BACKWARD = "it steps inside the backward pass, before the total norm is known"
@@ -64,9 +64,10 @@ class Intervention:
         if measurement.statistics is not measurement.current:
             self._audit.say(CLIPPED_TWICE, clip=rule)
         leave = isinstance(rule, ClipNorm) and self._divisions.possible(optimizer, track.layout)
-        leave = leave and len(concerned(optimizer)) == 1  # another watch shall find the gradients clipped
-        # the kernel does not advance the version counters
-        tell_all(lambda other: other.before_clip(track.layout.present_gradients(), 0 if leave else 1), but=but)
+        if not is_alone():
+            leave = leave and len(concerned(optimizer)) == 1  # another watch shall find the gradients clipped
+            # the kernel does not advance the version counters
+            tell_all(lambda other: other.before_clip(track.layout.present_gradients(), 0 if leave else 1), but=but)
         has_scaler = measurement.scale is not None or track.loss_scale is not None
         if not leave or not isinstance(rule, ClipNorm):
             step.clip_gradients(measurement, track.layout, rule, may_overflow=has_scaler)
@@ -79,7 +80,7 @@ class Intervention:
             return
         measurement.clipped_norm = measurement.current.total_norm() * coefficient
         measurement.extras["own_clipped_norm"] = measurement.clipped_norm
-        if not on_host(coefficient) or float(look(coefficient)) < 1.0:
+        if cuts(coefficient):
             measurement.left_to_step = _fused.LeftToStep(coefficient)
 
     def clip_share(self, share: step.Measurement, layout: Layout, optimizer: Optimizer) -> None:

@@ -116,6 +116,11 @@ def concerned(optimizer: Optimizer) -> list[Subscription]:
     return [subscription for subscription in _subscriptions.copy() if subscription.is_concerned(optimizer)]
 
 
+def is_alone() -> bool:
+    """Whether there is one listener only."""
+    return len(_subscriptions) == 1
+
+
 def tell(optimizer: Optimizer, call: Callable[[Listener], object]) -> None:
     """Tell those who want to know of this optimizer."""
     tell_these(concerned(optimizer), call)

@@ -2,26 +2,50 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 import torch
 
 P = ParamSpec("P")
 
+CLOCK: Callable[[], float] = time.perf_counter
+"""Reads seconds."""
+
+_local = threading.local()
+
+
+def arrives() -> float:
+    """When news of the training has arrived: for :func:`leading_to_events`."""
+    return CLOCK()
+
+
+@contextlib.contextmanager
+def leading_to_events(arrived: float) -> Iterator[None]:
+    """Within, this thread's next event is what the news has led to: finding out whom it concerns is in its price."""
+    _local.arrived = arrived
+    try:
+        yield
+    finally:
+        _local.__dict__.pop("arrived", None)
+
 
 class Price:
     """Seconds spent inside a watch, and seconds from its first event to its last.
 
+    They are those that the training waits. What is not among them: the writer's thread, which works beside it (a few
+    microseconds a step), and what the training has lost from the processor's caches.
+
     Args:
-        clock: Reads seconds.
+        clock: Reads seconds, by default :data:`CLOCK`.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
-        self.clock = clock
+    def __init__(self, clock: Callable[[], float] | None = None) -> None:
+        self.clock = CLOCK if clock is None else clock
         self.lock = threading.RLock()
         self.watch_seconds = 0.0
         self._began: float | None = None
@@ -34,7 +58,8 @@ class Price:
 
     def start(self) -> float:
         """An event begins."""
-        now = self.clock()
+        arrived = _local.__dict__.pop("arrived", None)
+        now = self.clock() if arrived is None or self.clock is not CLOCK else arrived
         self._began = now if self._began is None else self._began
         return now
 

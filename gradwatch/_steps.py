@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from gradwatch._listeners import concerned, tell, tell_all, tell_these
+from gradwatch._price import arrives, leading_to_events
 
 _local = threading.local()
 
@@ -45,17 +46,20 @@ def _fired() -> set[int]:
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def _before_step(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    arrived = arrives()
     _fired().add(id(optimizer))
     listeners = concerned(optimizer)
     if not listeners or _is_nested(optimizer):
         return None
     if _in_backward():
-        tell_these(listeners, lambda listener: listener.before_partial_step(optimizer))
+        with leading_to_events(arrived):
+            tell_these(listeners, lambda listener: listener.before_partial_step(optimizer))
         _after_this_backward()
         return None
     closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
     if not callable(closure):
-        tell_these(listeners, lambda listener: listener.before_step(optimizer))
+        with leading_to_events(arrived):
+            tell_these(listeners, lambda listener: listener.before_step(optimizer))
         return None
     watched = _watched(closure, optimizer)
     if "closure" in kwargs:
@@ -66,9 +70,11 @@ def _before_step(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def _after_step(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     del args, kwargs
+    arrived = arrives()
     listeners = concerned(optimizer)
     if listeners and not _is_nested(optimizer) and not _in_backward():
-        tell_these(listeners, lambda listener: listener.after_step(optimizer))
+        with leading_to_events(arrived):
+            tell_these(listeners, lambda listener: listener.after_step(optimizer))
 
 
 def _watched(closure: Callable[..., Any], optimizer: Optimizer) -> Callable[..., Any]:

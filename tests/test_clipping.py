@@ -12,6 +12,7 @@ from torch import nn
 
 import gradwatch
 from gradwatch import ClipNorm, ClipValue, GradwatchWarning
+from gradwatch._statistics import ALWAYS, Statistics
 from gradwatch.errors import NonfiniteGradientError
 
 
@@ -50,6 +51,45 @@ def test_the_weights_equal_those_of_torch(model, clip):
         torch.testing.assert_close(a, b, rtol=2e-5, atol=2e-7)
     np.testing.assert_allclose(before, before_torch, rtol=1e-4)
     np.testing.assert_allclose(after, after_torch, rtol=1e-4)
+
+
+@pytest.mark.parametrize("dtypes", ["float32", "float16 bfloat16 float32", "float64", "float32 float64", "complex64"])
+def test_gradients_of_every_dtype_are_scaled_in_their_own_precision(dtypes):
+    """Alone or mixed, each gradient is what multiplying it by the exact coefficient gives, in its own rounding."""
+    torch.manual_seed(0)
+    parameters = [
+        nn.Parameter(torch.randn(5, 3).to(getattr(torch, name)), requires_grad=True) for name in dtypes.split() * 3
+    ]
+    bag = nn.ParameterList(parameters)
+    before = [torch.randn(5, 3).to(parameter.dtype) for parameter in parameters]
+    for parameter, gradient in zip(parameters, before, strict=True):
+        parameter.grad = gradient.clone()
+    parameters[1].grad = None
+    before[1] = torch.zeros(0)
+    optimizer = torch.optim.SGD(parameters, lr=0.0)
+    with gradwatch.watch(bag, clip=ClipNorm(0.1), writers=[]) as watch:
+        optimizer.step()
+    assert watch.history[0].clipped_norm == pytest.approx(0.1, rel=1e-4)
+    factor = 0.1 / (watch.total_norm + 1e-6)
+    for parameter, gradient in zip(parameters, before, strict=True):
+        if parameter.grad is None:
+            continue
+        eps = torch.finfo(parameter.dtype).eps
+        exact = gradient.to(torch.complex128 if gradient.is_complex() else torch.float64) * factor
+        torch.testing.assert_close(parameter.grad.to(exact.dtype), exact, rtol=1.2 * eps, atol=eps * 1e-3)
+
+
+@pytest.mark.parametrize("total", [0.0, 1e-320, 1e-30, 0.5, 0.5 - 1e-6, 1.0, 3.7, 1e30, math.inf, math.nan])
+@pytest.mark.parametrize("max_norm", [1e-30, 0.5, 1e30, math.inf])
+def test_the_hosts_coefficient_is_the_devices(total, max_norm):
+    """Computed in Python where the norm is at hand, it is what the device computes by itself, to the last digits."""
+    data = torch.tensor([[total, 0.0, 1.0]], dtype=torch.float64)
+    statistics = Statistics(data, ALWAYS)
+    statistics.__dict__["_total_norm"] = torch.tensor(total, dtype=torch.float64)
+    here = ClipNorm(max_norm).coefficient(statistics)
+    norm = torch.tensor(total, dtype=torch.float64)
+    there = torch.where(torch.isfinite(norm), max_norm / (norm + 1e-6), 1.0).clamp(max=1.0)
+    torch.testing.assert_close(here, there, rtol=4e-16, atol=0.0)
 
 
 def test_below_the_limit_nothing_changes():

@@ -9,7 +9,7 @@ import torch
 from models import batch, loss_of, mlp
 
 import gradwatch
-from gradwatch import _measurement
+from gradwatch import _measurement, _price, _steps
 from gradwatch._budget import EXEMPT_STEPS, PROBE, SAMPLE, Budget
 from gradwatch._price import Price
 
@@ -154,6 +154,46 @@ def test_a_look_is_granted_when_its_price_fits():
     assert not budget.grants(SAMPLE, 100)
     assert budget.grants(PROBE, 100)
     assert budget.grants(SAMPLE, EXEMPT_STEPS - 1)
+
+
+@pytest.mark.parametrize("by_closure", [False, True])
+def test_the_price_has_all_that_the_training_waits_for_and_nothing_of_its_own(monkeypatch, by_closure):
+    """Finding out whom a step concerns (a second here, before and after it) counts; what a closure does does not."""
+    clock, true_concerned, true_measure = Clock(), _steps.concerned, _measurement.measure
+
+    def concerned(optimizer):
+        clock.now += 1.0
+        return true_concerned(optimizer)
+
+    def measure(*args, **kwargs):
+        clock.now += 0.25
+        return true_measure(*args, **kwargs)
+
+    monkeypatch.setattr(_price, "CLOCK", clock)
+    monkeypatch.setattr(_steps, "concerned", concerned)
+    monkeypatch.setattr(_measurement, "measure", measure)
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    stranger = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.01)
+
+    def closure():
+        clock.now += 100.0
+        optimizer.zero_grad()
+        loss = loss_of(model, batch(model, torch.Generator().manual_seed(1)))
+        loss.backward()
+        return loss
+
+    with gradwatch.watch(model, writers=[], probes=False) as watch:
+        for _ in range(3):
+            if by_closure:
+                optimizer.step(closure)
+            else:
+                closure()
+                optimizer.step()
+            stranger.step()
+            watch.loss(0.0)
+    before = 0.0 if by_closure else 1.0  # with a closure torch's hook is long over when the gradients are there
+    assert watch._monitor.price.watch_seconds == pytest.approx(3 * (before + 0.25 + 1.0))
 
 
 @pytest.mark.parametrize(

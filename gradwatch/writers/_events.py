@@ -27,17 +27,19 @@ _VALUE_TAG, _VALUE_SIMPLE, _VALUE_TENSOR, _VALUE_METADATA = b"\x0a", b"\x15", b"
 _TENSOR_FLOAT, _TENSOR_SHAPE, _TENSOR_CONTENT = b"\x08\x01", b"\x12", b"\x22"
 _SHAPE_DIM, _DIM_SIZE = b"\x12", b"\x08"
 
+_FLOAT = struct.Struct("<f")
+
 
 @dataclass(frozen=True)
 class StepEvent:
-    """One event with several values, each an encoded ``Summary.Value``."""
+    """One event with several values, each a field of ``Summary``: an encoded ``Summary.Value`` with its size."""
 
     step: int
     values: Sequence[bytes]
 
     def encode(self, wall_time: float) -> bytes:
         """An encoded ``Event``."""
-        summary = b"".join(_sized(_SUMMARY_VALUE, value) for value in self.values)
+        summary = b"".join(self.values)
         step = _EVENT_STEP + _varint(self.step) if self.step else b""
         return _EVENT_WALL_TIME + struct.pack("<d", wall_time) + step + _sized(_EVENT_SUMMARY, summary)
 
@@ -55,9 +57,17 @@ def packed(tag: str, values: Any, content: bytes | None) -> bytes:
         values: Shape ``[num_layers]``.
         content: Metadata of the tag's first event, None afterwards.
     """
-    tensor = _float_head(len(values)) + _sized(_TENSOR_CONTENT, to_float32(values).tobytes())
+    row = to_float32(values)
+    return packed_head(tag, len(row), content) + row.tobytes()
+
+
+def packed_head(tag: str, size: int, content: bytes | None = None) -> bytes:
+    """What stands before the ``size`` float32 of a packed row; the same at every step."""
+    row = 4 * size
+    tensor = _float_head(size) + _TENSOR_CONTENT + _varint(row)
     metadata = b"" if content is None else _sized(_VALUE_METADATA, _metadata(PLUGIN_NAME, content).SerializeToString())
-    return _head(tag) + metadata + _sized(_VALUE_TENSOR, tensor)
+    value = _head(tag) + metadata + _VALUE_TENSOR + _varint(len(tensor) + row) + tensor
+    return _SUMMARY_VALUE + _varint(len(value) + row) + value
 
 
 def strings(tag: str, texts: Sequence[str], content: bytes | None) -> bytes:
@@ -69,7 +79,7 @@ def strings(tag: str, texts: Sequence[str], content: bytes | None) -> bytes:
 
 def scalar(tag: str, value: float) -> bytes:
     """A plain scalar, in the form that torch writes and every reader knows."""
-    return _head(tag) + _VALUE_SIMPLE + struct.pack("<f", value)
+    return _scalar_head(tag) + _FLOAT.pack(value)
 
 
 def text(tag: str, page: str) -> bytes:
@@ -85,8 +95,7 @@ def image(tag: str, picture: Picture) -> bytes:
 
 
 def _encoded(message: Any) -> bytes:
-    data: bytes = message.SerializeToString()
-    return data
+    return _sized(_SUMMARY_VALUE, message.SerializeToString())
 
 
 def _sized(field: bytes, content: bytes) -> bytes:
@@ -109,6 +118,12 @@ def _varint(number: int) -> bytes:
 @lru_cache(maxsize=256)
 def _head(tag: str) -> bytes:
     return _sized(_VALUE_TAG, tag.encode())
+
+
+@lru_cache(maxsize=256)
+def _scalar_head(tag: str) -> bytes:
+    head = _head(tag) + _VALUE_SIMPLE
+    return _SUMMARY_VALUE + _varint(len(head) + _FLOAT.size) + head
 
 
 @lru_cache(maxsize=256)

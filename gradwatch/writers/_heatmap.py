@@ -6,6 +6,8 @@ keeps its highest and its lowest value, so that merging loses neither.
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,10 +40,18 @@ class Heatmap:
         self._starts: NDArray[np.intp] | None = None  # where each row begins, if each follows the one before
         self._span = np.s_[:]
 
-    def add(self, record: StepRecord) -> None:
-        """Take one step."""
-        if record.layers is not self._known:
-            self._meet(record.layers)
+    def add(self, *records: StepRecord) -> None:
+        """Take steps, in order."""
+        for same in _alike(records):
+            if same[0].layers is not self._known:
+                self._meet(same[0].layers)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                logs = np.log10([record.grad_norm for record in same]).astype(np.float32)
+            logs[np.isposinf(logs)] = np.nan
+            for record, values in zip(same, logs, strict=True):
+                self._add(record, values)
+
+    def _add(self, record: StepRecord, values: NDArray[np.float32]) -> None:
         column = self._num_records // self._per_column
         if column == MAX_COLUMNS:
             self._halve_columns()
@@ -49,9 +59,6 @@ class Heatmap:
         if column == len(self._steps):
             self._steps.append(record.step)
         self._num_records += 1
-        with np.errstate(divide="ignore", invalid="ignore"):
-            values = np.log10(record.grad_norm).astype(np.float32)
-        values[np.isposinf(values)] = np.nan
         if self._starts is None:
             np.fmax.at(self._high[column], self._rows, values)
             np.fmin.at(self._low[column], self._rows, values)
@@ -123,6 +130,12 @@ class Heatmap:
     def steps(self) -> list[int]:
         """First step of each column."""
         return self._steps
+
+
+def _alike(records: Sequence[StepRecord]) -> Iterator[list[StepRecord]]:
+    """Runs of records with the very same layers."""
+    for _, same in itertools.groupby(records, key=lambda record: id(record.layers)):
+        yield list(same)
 
 
 def _is_or_in(parameter: str, wanted: set[str]) -> bool:

@@ -1,23 +1,23 @@
 """Everything into a TensorBoard log: packed for the gradwatch tab, and readable without it.
 
 Each step is one event: the packed statistics (see ``tensorboard_plugin/metadata``) and a handful of plain scalars.
-Incidents are on disk when ``write_incident`` returns. A report (Text) and a heat map (Images) tell the rest.
+Steps are encoded and written several together (64 at most are on the way, for about two seconds at most). Incidents,
+and all steps before them, are with the operating system when ``write_incident`` returns. A report (Text) and a heat
+map (Images) tell the rest.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+import weakref
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from gradwatch.errors import ArgumentValueError
 from gradwatch.records import Incident, ModelInfo, RunSummary, StepRecord
-from gradwatch.writers import _events, _report
-from gradwatch.writers._heatmap import Heatmap
-from gradwatch.writers._picture import draw
-from gradwatch.writers._scalars import GROUP, INCIDENTS, PlainScalars, prefix
-from gradwatch.writers._sinks import Borrowed, Sink, open_logdir
-from gradwatch.writers._wire import Wire
+from gradwatch.writers._courier import Courier
+from gradwatch.writers._encoder import Encoder, Step
+from gradwatch.writers._sinks import Borrowed, EventFile, Sink, open_logdir
 
 if TYPE_CHECKING:
     import os
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 SECONDS_BETWEEN_PICTURES = 60.0
+"""At least."""
+
+SHARE_OF_PICTURES = 0.0025
+"""Of the run, at most: Matplotlib takes half a second for one, and the training waits for it."""
 
 
 class TensorBoardWriter:
@@ -35,15 +39,21 @@ class TensorBoardWriter:
 
     Args:
         logdir: Directory of this run; made where it is missing.
-        summary_writer: The training's own writer. It is flushed, never closed.
+        summary_writer: The training's own writer. It is flushed at an incident and at the end, and else when it does so
+            by itself (its ``flush_secs``); never closed.
         axis: The step of the plain scalars, the report and the picture; by default the optimizer step. Lightning's
             loggers count otherwise.
-        clock: Seconds, for the time between two pictures.
+        clock: Seconds, for the time between two pictures: at least :data:`SECONDS_BETWEEN_PICTURES`, and more where
+            drawing would take more than :data:`SHARE_OF_PICTURES` of the run.
 
     Raises:
         ArgumentValueError: Neither or both of ``logdir`` and ``summary_writer`` are given.
         LogdirError: The directory cannot be written.
     """
+
+    _sink: Sink | None
+    _courier: Courier[Step] | None
+    _farewell: weakref.finalize[..., TensorBoardWriter]
 
     def __init__(
         self,
@@ -56,16 +66,14 @@ class TensorBoardWriter:
         if (logdir is None) == (summary_writer is None):
             raise ArgumentValueError("logdir", logdir, "give exactly one of logdir and summary_writer")
         self._logdir = logdir
-        self._sink: Sink | None = Borrowed(summary_writer) if logdir is None else open_logdir(logdir)
         self._axis = axis
         self._clock = clock
-        self._drawn_at = clock()
-        self._wire = Wire()
+        self._drawn_at, self._patience = clock(), SECONDS_BETWEEN_PICTURES
         self._model: ModelInfo | None = None
-        self._heatmaps: dict[int, Heatmap] = {}
-        self._scalars = PlainScalars()
-        self._incidents: list[Incident] = []
         self._step = 0
+        self._sink = Borrowed(summary_writer) if logdir is None else open_logdir(logdir)
+        self._encoder = Encoder(self._sink)
+        self._courier = self._begin()
 
     def __repr__(self) -> str:
         where = "summary_writer" if self._logdir is None else repr(str(self._logdir))
@@ -76,73 +84,80 @@ class TensorBoardWriter:
         self._model = model
 
     def write(self, record: StepRecord) -> None:
-        """Write one step; it reaches the disk within seconds, or with the next incident."""
-        self._open()  # after a close it is another session
+        """Write one step; it reaches the operating system within seconds, or with the next incident."""
+        courier, sink = self._open()
+        sink.check()
         self._step = record.step
-        packed, plain = self._wire.step(record, self._model), self._plain(record)
-        if self._axis is None:
-            self._put(record.step, packed + plain)
-        else:
-            self._put(record.step, packed)
-            self._put_plain(plain)
-        if record.optimizer not in self._heatmaps:
-            self._heatmaps[record.optimizer] = Heatmap()
-        self._heatmaps[record.optimizer].add(record)
-        if self._clock() - self._drawn_at >= SECONDS_BETWEEN_PICTURES:
-            self._draw()
+        place = None if self._axis is None else self._axis()
+        courier.add(Step(record, self._model, place, time.time()))
+        if self._clock() - self._drawn_at >= self._patience:
+            self._draw(courier)
 
     def write_incident(self, incident: Incident) -> None:
-        """Write one incident; all that was written so far is on disk when this returns."""
-        self._open()
+        """Write one incident; all that was written so far is with the operating system when this returns."""
+        courier, _ = self._open()
         self._step = max(self._step, incident.step)
-        # Counted, not at the incident's own step: TensorBoard's default loader keeps one event a step of each tag, and
-        # drops what it has when an earlier step comes. Two incidents of one step would be one.
-        self._put(len(self._incidents), [self._wire.incident(incident)])
-        self._incidents.append(incident)
-        self._open().flush()
-        plain = [_events.scalar(INCIDENTS, len(self._incidents))]
-        if len(self._incidents) <= _report.MAX_INCIDENTS:
-            plain.append(_events.text(f"{GROUP}/report", _report.interim(self._incidents)))
-        self._put_plain(plain)
-        self._open().flush()
+        with courier.lock:
+            courier.encode()
+            self._encoder.incident(incident)
+        self.flush()
+        with courier.lock:
+            self._encoder.interim_report(self._place())
+        self.flush()
 
     def write_summary(self, summary: RunSummary) -> None:
         """Write the run as a whole, for the tab and as a report."""
-        self._open()
-        self._put(self._step, [self._wire.summary(summary)])
-        self._put_plain([_events.text(f"{GROUP}/report", _report.final(summary))])
+        courier, _ = self._open()
+        with courier.lock:
+            courier.encode()
+            self._encoder.summary(summary, self._step, self._place())
+
+    def flush(self) -> None:
+        """Hand all that was written so far to the operating system: no kill of this process takes it any more."""
+        courier, sink = self._open()
+        courier.flush()
+        sink.flush()
 
     def close(self) -> None:
         """Draw the heat map a last time and flush; the user's own writer stays open."""
+        courier, sink = self._open()
         try:
-            self._draw()
+            self._draw(courier)
         finally:
-            self._open().close()
-            self._sink = self._sink if self._logdir is None else None
+            self._farewell.detach()
+            self._courier, self._sink = None, None if isinstance(sink, EventFile) else sink
+            try:
+                courier.close()
+            finally:
+                sink.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy in another process opens a file of its own."""
-        return {**self.__dict__, "_sink": self._sink if self._logdir is None else None}
+        """A copy in another process opens a file of its own, and has a thread of its own."""
+        kept = {name: value for name, value in self.__dict__.items() if name != "_farewell"}
+        return {**kept, "_courier": None, "_sink": self._sink if self._logdir is None else None}
 
-    def _open(self) -> Sink:
+    def _open(self) -> tuple[Courier[Step], Sink]:
         if self._sink is None:  # closed by the run before (a second ``fit``)
             self._sink = open_logdir(self._logdir)
-            self._wire = Wire()
-        return self._sink
+            self._encoder.go_on_in(self._sink)
+        if self._courier is None:
+            self._courier = self._begin()
+        return self._courier, self._sink
 
-    def _plain(self, record: StepRecord) -> list[bytes]:
-        """What the Scalars page shows."""
-        values = {**self._scalars.of(record), INCIDENTS: float(len(self._incidents))}
-        return [_events.scalar(tag, value) for tag, value in values.items()]
+    def _begin(self) -> Courier[Step]:
+        assert self._sink is not None
+        courier = Courier(self._encoder.steps, self._sink.deliver)
+        self._farewell = weakref.finalize(self, courier.abandon)
+        return courier
 
-    def _draw(self) -> None:
-        for optimizer, heatmap in self._heatmaps.items():
-            own = [incident for incident in self._incidents if incident.optimizer == optimizer]
-            self._put_plain([_events.image(f"{prefix(optimizer)}/heatmap", draw(heatmap, own))])
+    def _draw(self, courier: Courier[Step]) -> None:
+        started = self._clock()
+        with courier.lock:
+            courier.encode()
+            self._encoder.pictures(self._place())
         self._drawn_at = self._clock()
+        self._patience = max(SECONDS_BETWEEN_PICTURES, (self._drawn_at - started) / SHARE_OF_PICTURES)
 
-    def _put_plain(self, values: Sequence[bytes]) -> None:
-        self._put(self._step if self._axis is None else self._axis(), values)
-
-    def _put(self, step: int, values: Sequence[bytes]) -> None:
-        self._open().add(_events.event(step, values))
+    def _place(self) -> int:
+        """Where what is no packed row stands."""
+        return self._step if self._axis is None else self._axis()

@@ -2,6 +2,9 @@
 
     python tests/benchmarks/overhead.py [--quick] [--only WORD]
 
+WORD is in the name of a line: mlp, 1,000, 10,000, resnet, gpt2, lightning, growth, error, memory, trainer, wandb,
+price, share (the last four: ``training.py``). For wandb: ``pip install -r tests/benchmarks/requirements.txt``.
+
 One thread. Both sides see the same gradients; blocks of steps alternate, and the figure is the median of the blocks'
 ratios in CPU time of the whole process, so the TensorBoard writer's background thread counts, too. The watch is what a
 user runs: per-layer norms at every step, ``ClipNorm`` under its limit, maxima, weight norms and update ratios every 10
@@ -23,6 +26,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+import training
 from torch import nn
 
 import gradwatch
@@ -239,6 +243,10 @@ def main() -> None:
         ("growth", lambda: growth(blocks=3), False),
         ("error", norm_error, True),
         ("memory", memory, True),
+        ("trainer", lambda: training.trainer(blocks=3), False),
+        ("wandb", lambda: training.wandb(blocks=3), True),
+        ("price", lambda: training.price(blocks=blocks), True),
+        ("share", lambda: training.share(blocks=3), False),
     ]
     for name, line, is_quick in lines:
         if arguments.only in name and (is_quick or not quick):

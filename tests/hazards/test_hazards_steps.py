@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -173,6 +174,49 @@ def test_a15_a_compiled_model_is_seen_without_graph_breaks(*, compiled_first: bo
         report = torch._dynamo.explain(model)(torch.randn(8, 6))
     assert [record.total_norm > 0 for record in watch.history] == [True] * 4
     assert report.graph_break_count == 0
+
+
+class _Breaking(nn.Module):
+    """Breaks its graph once, by itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = small_model()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Two graphs."""
+        x = x * 2
+        torch._dynamo.graph_break()
+        return self.inner(x)
+
+
+def _dynamo_counts(*, watched: bool) -> tuple[dict[str, int], dict[str, int]]:
+    """What torch.compile has counted over some steps: its graph breaks by reason, and its graphs."""
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    torch.manual_seed(0)
+    model = torch.compile(_Breaking(), backend="eager")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    options = {"clip": gradwatch.ClipNorm(0.1), "skip_if_nonfinite": True}
+    with quiet_watch(model, **options) if watched else contextlib.nullcontext() as watch:
+        for _ in range(25):  # samples and probes have had their turns, early ones and later ones
+            optimizer.zero_grad()
+            loss = batch_loss(model)
+            if watch is not None:
+                watch.loss(loss)
+            loss.backward()
+            optimizer.step()
+    found = torch._dynamo.utils.counters
+    counts = dict(found["graph_break"]), {key: found["stats"][key] for key in ("unique_graphs", "calls_captured")}
+    torch._dynamo.utils.counters.clear()
+    return counts
+
+
+def test_a15_watched_training_breaks_no_more_graphs() -> None:
+    """Clipped, probed and told its loss, a compiled training counts the breaks and the graphs of the unwatched one."""
+    unwatched = _dynamo_counts(watched=False)
+    assert sum(unwatched[0].values()) == 1
+    assert _dynamo_counts(watched=True) == unwatched
 
 
 def test_a15_nothing_is_hooked_on_modules_or_parameters() -> None:

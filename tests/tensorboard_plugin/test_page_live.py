@@ -29,7 +29,7 @@ def steps(writer, first, last, factor=1.0):
     """Some steps, on disk when this returns."""
     for step in range(first, last):
         writer.write(planted.record(step, KNOWN, np.full(8, factor)))
-    writer._open().flush()
+    writer.flush()
 
 
 def test_new_steps_and_incidents_appear_without_a_reload(browser, tmp_path):
