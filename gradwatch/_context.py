@@ -14,6 +14,7 @@ from typing_extensions import Self
 
 from gradwatch import _options
 from gradwatch._judges import Judges
+from gradwatch._ledger import Ledger
 from gradwatch._listeners import Subscription
 from gradwatch._monitor import Monitor
 from gradwatch._probes.schedule import Probes
@@ -25,6 +26,10 @@ from gradwatch.errors import GradwatchWarning, warn
 from gradwatch.suppression import Suppression
 from gradwatch.writers import Writer
 from gradwatch.writers.console import ConsoleWriter
+
+_PATIENCE = 1.0
+"""Seconds that the records of fast steps may wait for one another. A user's own detector or writer gets each at once,
+and ``max_overhead`` could not tell what a look has cost."""
 
 
 def watch(
@@ -85,18 +90,19 @@ def watch(
     outlets: list[Writer] = [ConsoleWriter()] if writers is None else _options.check_writers(writers)
     if logdir is not None:
         outlets = [*outlets, _tensorboard(logdir)]
+    share = _options.check_share("max_overhead", max_overhead)
+    all_ours = all(type(one).__module__.startswith("gradwatch.") for one in (*outlets, *judging))
+    patience = _PATIENCE if all_ours and share is None else 0.0
     return Watch(
         Monitor(
             model,
             optimizers,
             clip=rule,
-            judges=judges,
-            writers=outlets,
+            ledger=Ledger(judges, outlets, num_history, patience=patience),
             every=num_every,
-            history=num_history,
             probes=_options.check_probes(probes),
             skip_if_nonfinite=_options.check_skip(skip_if_nonfinite, rule),
-            max_overhead=_options.check_share("max_overhead", max_overhead),
+            max_overhead=share,
         )
     )
 

@@ -103,21 +103,35 @@ class ClipNorm:
     def apply(self, parameters: Sequence[Tensor], statistics: Statistics, scale: Tensor | float) -> Tensor | None:
         """Clip in place; see :class:`Clip`."""
         del scale  # the coefficient is a ratio
+        if on_host(statistics.data) and self._within(statistics) == 1.0:
+            return statistics.total_norm()
         coefficient = self.coefficient(statistics)
-        if not on_host(coefficient) or float(look(coefficient)) < 1.0:
-            _scale_gradients(parameters, coefficient)
+        _scale_gradients(parameters, coefficient)
         return statistics.total_norm() * coefficient
 
     def coefficient(self, statistics: Statistics) -> Tensor:
         """What the gradients are to be multiplied by, 0-dim, on the device; 1 where the norm is not finite."""
+        if on_host(statistics.data):
+            return torch.tensor(self._within(statistics), dtype=torch.float64, device="cpu")
         total = self.total_norm(statistics)
-        if self.error_if_nonfinite and not math.isfinite(wait_for(total)):
-            raise NonfiniteGradientError(
-                f"gradwatch: the total norm of order {self.norm_type} of the gradients is {wait_for(total)}, so they "
-                "cannot be clipped; ClipNorm(error_if_nonfinite=True) asked to stop here. Set it to False to go on: "
-                "the gradients are then left as they are"
-            )
+        if self.error_if_nonfinite:
+            self._raise_if_nonfinite(wait_for(total))
         return torch.where(torch.isfinite(total), self.max_norm / (total + _EPSILON), 1.0).clamp(max=1.0)
+
+    def _within(self, statistics: Statistics) -> float:
+        """The coefficient where looking is free: torch's calls on one number cost ten times as much."""
+        norm = float(look(self.total_norm(statistics)))
+        if self.error_if_nonfinite:
+            self._raise_if_nonfinite(norm)
+        return min(self.max_norm / (norm + _EPSILON), 1.0) if math.isfinite(norm) else 1.0
+
+    def _raise_if_nonfinite(self, norm: float) -> None:
+        if not math.isfinite(norm):
+            raise NonfiniteGradientError(
+                f"gradwatch: the total norm of order {self.norm_type} of the gradients is {norm}, so they cannot be "
+                "clipped; ClipNorm(error_if_nonfinite=True) asked to stop here. Set it to False to go on: the "
+                "gradients are then left as they are"
+            )
 
     def __str__(self) -> str:
         kind = "" if self.norm_type == 2.0 else f", norm_type={self.norm_type:g}"  # noqa: PLR2004 - the L2 norm

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from gradwatch import _options
 from gradwatch._judges import Judges
+from gradwatch._ledger import Ledger
 from gradwatch._listeners import Subscription
 from gradwatch._monitor import Monitor
 from gradwatch._probes.schedule import Probes
@@ -156,10 +157,8 @@ class GradWatch(Readout, _Callback):
                 pl_module,
                 None,
                 clip=self._clip,
-                judges=Judges(self._detectors, self._suppress),
-                writers=writers,
+                ledger=Ledger(Judges(self._detectors, self._suppress), writers, self._history),
                 every=self._every,
-                history=self._history,
                 probes=self._probes,
                 skip_if_nonfinite=self._skip_if_nonfinite,
                 max_overhead=self._max_overhead,

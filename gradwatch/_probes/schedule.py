@@ -117,10 +117,9 @@ class Probing:
             parameters = [parameter for _, parameter in found]
             measurement.extras[OWNERLESS] = Meter(parameters).measure(parameters).norms()
 
-    def follow(self, record: StepRecord) -> None:
-        """Look at the next steps, where this one is not like the one before."""
-        if self._probes is not None:
-            self._alertness.follow(record, self._probes.every)
+    def follow(self, record: StepRecord) -> bool:
+        """Look at the next steps, where this one is not like the one before; whether it is not."""
+        return self._alertness.follow(record, self._probes.every if self._probes is not None else 1)
 
     def stop(self) -> None:
         """Look no more."""
