@@ -41,7 +41,7 @@ def watch(
     detectors: Iterable[Detector] | None = None,
     writers: Iterable[Writer] | None = None,
     suppress: Iterable[Suppression] = (),
-    every: int = _options.EVERY,
+    every: int | None = None,
     history: int = _options.HISTORY,
     probes: Probes | bool = True,
     skip_if_nonfinite: bool = False,
@@ -63,7 +63,8 @@ def watch(
         detectors: What judges the records, by default ``gradwatch.detectors.default_detectors()``.
         writers: Where records and incidents go, besides ``logdir``; by default the terminal. ``[]`` for nowhere.
         suppress: Incidents that are expected: ``gradwatch.Suppression(...)``. The summary says what they kept quiet.
-        every: Gradient maxima, weight norms and update ratios are measured on every n-th step; norms on every one.
+        every: Gradient maxima, weight norms and update ratios are measured on every n-th step; norms on every one. By
+            default on every 10th of the first hundred steps, where most faults are, and on every 20th from there on.
         history: Number of records kept in ``.history``.
         probes: What is looked at in the forward pass, and how often: ``gradwatch.Probes(...)``, or False for nothing.
         skip_if_nonfinite: Skip every step whose total norm is not finite: weights, the optimizer's state and its count
@@ -86,7 +87,7 @@ def watch(
     optimizers = _options.check_optimizers(optimizer, model)
     judging = _options.check_detectors(detectors)
     judges = Judges(judging, _options.check_suppressions(suppress, judging))
-    num_every, num_history = _options.check_count("every", every), _options.check_count("history", history)
+    num_every, num_history = _options.check_every(every), _options.check_count("history", history)
     outlets: list[Writer] = [ConsoleWriter()] if writers is None else _options.check_writers(writers)
     if logdir is not None:
         outlets = [*outlets, _tensorboard(logdir)]

@@ -26,6 +26,10 @@ from gradwatch.clipping import Clip
 from gradwatch.errors import NonfiniteGradientError
 from gradwatch.records import Layer, StepRecord
 
+EVERY, SETTLED, EVERY_SETTLED = 10, 100, 20
+"""By default maxima, weights and updates are looked at on every 10th of an optimizer's first hundred steps, where most
+faults are, and on every 20th from there on."""
+
 
 @dataclass
 class Measurement:
@@ -101,19 +105,20 @@ class Track:
         """Its number in the records."""
         return self.identity.index
 
-    def is_sampled(self, every: int) -> bool:
+    def is_sampled(self, every: int | None) -> bool:
         """Whether maxima, weights and updates are looked at in the step to come."""
         return self.is_due(every) and self.identity.num_steps != self.thinned
 
-    def plan(self, every: int, budget: Budget) -> None:
+    def plan(self, every: int | None, budget: Budget) -> None:
         """A step is over: whether the next one is sampled, should it be due."""
         budget.step_is_over()
         if self.is_due(every) and not budget.grants(SAMPLE, self.identity.num_steps):
             self.thinned = self.identity.num_steps
 
-    def is_due(self, every: int) -> bool:
-        """Whether the step to come is one of every ``every``."""
-        return self.identity.num_steps % every == 0
+    def is_due(self, every: int | None) -> bool:
+        """Whether the step to come is one of every ``every``; None for the default."""
+        done = self.identity.num_steps
+        return done % (every or (EVERY if done < SETTLED else EVERY_SETTLED)) == 0
 
     @property
     def sampler(self) -> WeightSampler:
@@ -252,14 +257,14 @@ def learning_rate(optimizer: Any, measurement: Measurement) -> float:
 
 
 def finish(
-    track: Track, number: int, *, every: int, moved: bool, skipped: bool
+    track: Track, number: int, *, every: int | None, moved: bool, skipped: bool
 ) -> tuple[dict[str, Tensor | float], Context]:
     """The step is over: what to send to the host.
 
     Args:
         track: Its pending measurement is used up.
         number: Of this step, over all optimizers.
-        every: How often maxima and weights are looked at.
+        every: How often maxima and weights are looked at; None for the default.
         moved: Whether the optimizer was called, so that there is an update to look at.
         skipped: Whether a GradScaler kept it from being called.
     """

@@ -38,7 +38,7 @@ class Monitor:
         optimizers: The only ones to watch; None for every one that owns parameters of the model.
         clip: Our own clipping rule.
         ledger: Gets every record.
-        every: Maxima, weights and updates are looked at on every n-th step of an optimizer.
+        every: Maxima, weights and updates are looked at on every n-th step of an optimizer; None for the default.
         probes: What else is looked at, and how often; None for nothing.
         skip_if_nonfinite: Whether a step whose total norm is not finite is skipped.
         max_overhead: The share of the run above which what is optional is left out; None for no limit.
@@ -51,7 +51,7 @@ class Monitor:
         *,
         clip: Clip | None,
         ledger: Ledger,
-        every: int,
+        every: int | None,
         probes: Probes | None,
         skip_if_nonfinite: bool,
         max_overhead: float | None,

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from gradwatch._decades import extremes as extremes_of
-from gradwatch._rows import ROW, SMALL, Body, Elements, Piece, Results, Tensors, batches, flat, row_length
+from gradwatch._rows import ROW, SMALL, Body, Elements, Piece, Results, Tensors, batches, body_row, flat, row_length
 from gradwatch._transfer import look
 from gradwatch.records import Float64Array, Int64Array
 
@@ -122,7 +122,7 @@ class Bank:
             if numel <= SMALL and row:
                 pieces.append(Piece(i, shapes[i], row))
             elif numel:
-                row = row or ROW
+                row = body_row(numel)
                 large.append((i, row, numel // row))
                 if tail := numel % row:
                     pieces.append(Piece(i, torch.Size([tail]), tail, numel - tail))

@@ -109,7 +109,7 @@ class Tracks:
             self.probing.hand_over(measurement, track, moved=True)
         return track
 
-    def before_clip(self, gradients: list[Tensor], num_changes: int, clip: Clip | None, every: int) -> bool:
+    def before_clip(self, gradients: list[Tensor], num_changes: int, clip: Clip | None, every: int | None) -> bool:
         """Somebody is about to clip: measure first whatever is theirs and watched.
 
         Returns:
