@@ -38,7 +38,7 @@ _WRAPPERS = (
 
 _GRAD = attrgetter("grad")
 
-_SHARES, _LEAST = 16, 24
+_SHARES, _LEAST = 32, 24
 """A quick check looks at one of so many shares of the parameters, but at no fewer than this."""
 
 
@@ -112,10 +112,10 @@ class Layout:
         )
 
     def is_usual(self, statistics: Statistics) -> bool:
-        """Whether the same gradients are there, and not zero, as at the step before; True where nobody may look."""
-        if not on_host(statistics.data):
-            return True
-        return self._silence.goes_on(statistics.values(Column.SQUARED_NORM))
+        """Whether the same gradients are there, finite and not zero, as a step ago; True where nobody may look."""
+        if statistics.sound:
+            return self._silence.ends()
+        return not on_host(statistics.data) or self._silence.goes_on(statistics.values(Column.SQUARED_NORM))
 
     def _next_share(self) -> Share:
         return self._shares[next(self._turn) % len(self._shares)]

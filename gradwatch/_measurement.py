@@ -276,6 +276,7 @@ def finish(
         optimizer=track.index,
         layers=track.layout.layers,
         columns=measurement.statistics.columns,
+        sound=measurement.statistics.sound,
         sampled=track.is_sampled(every),
         skipped=skipped,
         lr=measurement.lr,
@@ -305,6 +306,7 @@ class Context:
     optimizer: int
     layers: tuple[Layer, ...]
     columns: tuple[Column, ...]
+    sound: bool
     sampled: bool
     skipped: bool
     lr: float
@@ -314,10 +316,11 @@ class Context:
 def record_of(context: Context, arrays: Arrays) -> StepRecord:
     """What was measured, on the host."""
     statistics = dict(zip(context.columns, arrays["statistics"].T, strict=True))
-    absent = statistics[Column.PRESENT] == 0
     grad_norm = np.sqrt(statistics[Column.SQUARED_NORM])
-    if np.count_nonzero(absent):
-        grad_norm[absent] = np.nan
+    num_nonfinite = np.zeros(len(grad_norm), dtype=np.int64)
+    if not context.sound:
+        grad_norm[statistics[Column.PRESENT] == 0] = np.nan
+        num_nonfinite[:] = statistics[Column.NUM_NONFINITE]
     skipped = context.skipped or ("skipped" in arrays and bool(arrays["skipped"] > 0))
     maxima = statistics.get(Column.ABS_MAX) if context.sampled else None
     bad_weights = arrays.get("num_nonfinite_weight")
@@ -326,7 +329,7 @@ def record_of(context: Context, arrays: Arrays) -> StepRecord:
         optimizer=context.optimizer,
         layers=context.layers,
         grad_norm=grad_norm,
-        num_nonfinite=statistics[Column.NUM_NONFINITE].astype(np.int64),
+        num_nonfinite=num_nonfinite,
         total_norm=float(arrays["total_norm"]),
         clipped_norm=math.nan if skipped else float(arrays["clipped_norm"]),
         own_clipped_norm=float(arrays["own_clipped_norm"]) if "own_clipped_norm" in arrays else None,
@@ -335,7 +338,7 @@ def record_of(context: Context, arrays: Arrays) -> StepRecord:
         loss=float(arrays["loss"]) if "loss" in arrays else None,
         lr=float(arrays.get("lr", context.lr)),
         loss_scale=float(arrays["loss_scale"]) if "loss_scale" in arrays else None,
-        grad_max=None if maxima is None else np.where(absent, np.nan, maxima),
+        grad_max=None if maxima is None else np.where(statistics[Column.PRESENT] == 0, np.nan, maxima),
         weight_norm=arrays.get("weight_norm"),
         update_ratio=arrays.get("update_ratio"),
         num_nonfinite_weight=None if bad_weights is None else bad_weights.astype(np.int64),

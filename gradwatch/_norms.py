@@ -94,15 +94,33 @@ class SquaredNorms:
         Raises:
             ValueError: A tensor has another shape than promised (also a ``RuntimeError`` of torch's own).
         """
+        squared, nonfinite, _ = self.judged(tensors, maxima, complete=complete, picker=picker)
+        return squared, nonfinite
+
+    def judged(
+        self,
+        tensors: Tensors,
+        maxima: Float64Array | None = None,
+        *,
+        complete: bool = False,
+        picker: Picker | None = None,
+    ) -> tuple[Float64Array, Int64Array | None, bool]:
+        """The same, and whether it is known that none is zero, tiny or not finite.
+
+        Raises:
+            TypeError: One is absent although all were said to be ``complete``.
+        """
         squared: Float64Array | None = None
         nonfinite: Int64Array | None = None
         with np.errstate(over="ignore", invalid="ignore"):  # non-finite values are what we are looking for
             for bank in self.banks:
-                sums, counts = bank.measure(tensors, maxima, complete=complete, picker=picker)
+                sums, counts, sound = bank.measure(tensors, maxima, complete=complete, picker=picker)
                 squared = sums if squared is None else squared + sums
                 if counts is not None:
                     nonfinite = counts if nonfinite is None else nonfinite + counts
-        return np.zeros(self._num, dtype=np.float64) if squared is None else squared, nonfinite
+        if squared is None:
+            return np.zeros(self._num, dtype=np.float64), None, False
+        return squared, nonfinite, sound and len(self.banks) == 1
 
 
 class Bank:
@@ -144,8 +162,8 @@ class Bank:
 
     def measure(
         self, tensors: Tensors, maxima: Float64Array | None, *, complete: bool, picker: Picker | None
-    ) -> tuple[Float64Array, Int64Array | None]:
-        """As :class:`SquaredNorms`; 0 where it is none of this bank's members."""
+    ) -> tuple[Float64Array, Int64Array | None, bool]:
+        """As :meth:`SquaredNorms.judged`; 0 where it is none of this bank's members."""
         extremes = maxima is not None
         for number, batch in enumerate(self.batches):
             batch.gather(tensors, complete=complete)
@@ -153,7 +171,9 @@ class Bank:
             if picker is not None:
                 picker.from_batch(number)
         for i, body in self.bodies.items():
-            elements = body.measure(tensors[i], extremes=extremes)
+            if (tensor := tensors[i]) is None and complete:
+                raise TypeError("a tensor is absent")
+            elements = body.measure(tensor, extremes=extremes)
             if picker is not None and elements is not None:
                 picker.from_body(i, elements)
         sums, nonfinite = self._sums(), None
@@ -161,15 +181,15 @@ class Bank:
             both = look(torch.maximum(self._results.high, -self._results.low))
             np.maximum.at(maxima, self._owner, both)
         least, most = extremes_of(sums) if len(sums) else (0.0, 0.0)
-        if self._sound <= least and most < np.inf:
-            return sums, None  # as at nearly every step; NaN is neither
+        if 0 < least >= self._sound and most < np.inf:
+            return sums, None, True  # as at nearly every step; NaN is neither
         bad, tiny = np.flatnonzero(~np.isfinite(sums)), np.flatnonzero(sums < self._tiny)
         if len(bad):
             nonfinite = np.zeros(len(sums), dtype=np.int64)
             self._look_again(bad, tensors, sums, nonfinite)
         if len(tiny):
             self._lift({i for i in tiny.tolist() if tensors[i] is not None}, tensors, sums)
-        return sums, nonfinite
+        return sums, nonfinite, False
 
     def _sums(self) -> Float64Array:
         sums = np.bincount(self._owner, weights=self._squares, minlength=len(self._tiny))

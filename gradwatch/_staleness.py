@@ -10,8 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from gradwatch._decades import extremes
-
 REQUIRES_GRAD = attrgetter("requires_grad")
 _NBYTES = attrgetter("nbytes")
 
@@ -51,14 +49,22 @@ class Share:
 
 
 class Silence:
-    """Which gradients are absent or exactly zero: those of a parameter that was frozen or replaced are."""
+    """Which gradients are absent, exactly zero or not finite.
+
+    Those of a parameter that was frozen or replaced are the former, those of one that has become wider than what is
+    measured may be the latter.
+    """
 
     def __init__(self) -> None:
         self._silent: bytes | None = None
 
     def goes_on(self, squared_norms: NDArray[np.float64]) -> bool:
         """Whether they are the same as last time, ``[num_params]``; True at the first."""
-        before = self._silent
-        some = len(squared_norms) == 0 or not extremes(squared_norms)[0] > 0
-        self._silent = (squared_norms == 0).tobytes() if some else b""
+        before, silent = self._silent, ~((squared_norms > 0) & np.isfinite(squared_norms))
+        self._silent = silent.tobytes() if silent.any() else b""
         return before is None or before == self._silent
+
+    def ends(self) -> bool:
+        """The same where it is known that there is none."""
+        before, self._silent = self._silent, b""
+        return not before

@@ -64,10 +64,12 @@ class Statistics:
     Attributes:
         data: ``[num_params, num_columns]`` float64, on the device of the gradients.
         columns: Which they are.
+        sound: It is known that every one is there, finite and not zero, as at nearly every step.
     """
 
     data: Tensor
     columns: tuple[Column, ...]
+    sound: bool = False
 
     def __getitem__(self, column: Column) -> Tensor:
         """One column, ``[num_params]``."""
@@ -119,6 +121,8 @@ class Meter:
         self._norms = SquaredNorms(self._shapes, self._dtypes) if self.on_host else None
         self._plain = all(template.dtype is dtype for template, dtype in zip(templates, self._dtypes, strict=True))
         """As far as is known all that comes is strided and real, so that nobody has to look at each by itself."""
+        self._complete = self._all_count = all(shape.numel() for shape in self._shapes)
+        """Whether none was absent of late; an empty one is not read, so that nobody would notice."""
         self._clean = np.tile([0.0, 0.0, 1.0], (len(templates), 1))
         """All present and finite, as at nearly every step."""
 
@@ -135,18 +139,23 @@ class Meter:
         """
         if self._norms is not None and self._plain and Column.POWER not in columns:
             try:
-                return self._in_one_go(tensors, columns, self._norms)
-            except (RuntimeError, TypeError):  # a sparse gradient, for one: torch tells at no cost, and looking costs
+                if self._complete:
+                    try:
+                        return self._in_one_go(tensors, columns, self._norms, complete=True)
+                    except TypeError:  # one is absent: torch tells at no cost, and looking costs
+                        self._complete = False
+                self._complete = all(map(is_not, tensors, repeat(None))) and self._all_count
+                return self._in_one_go(tensors, columns, self._norms, complete=self._complete)
+            except (RuntimeError, TypeError):  # a sparse gradient, for one
                 self._plain = False
         return self._one_by_one(tensors, columns, norm_type)
 
     def _in_one_go(
-        self, tensors: Sequence[Tensor | None], columns: tuple[Column, ...], norms: SquaredNorms
+        self, tensors: Sequence[Tensor | None], columns: tuple[Column, ...], norms: SquaredNorms, *, complete: bool
     ) -> Statistics:
         maxima = np.zeros(len(tensors)) if Column.ABS_MAX in columns else None
-        complete = all(map(is_not, tensors, repeat(None)))
         data = self._clean.copy() if maxima is None else np.empty((len(tensors), len(columns)))
-        squared, nonfinite = norms(tensors, maxima, complete=complete)
+        squared, nonfinite, sound = norms.judged(tensors, maxima, complete=complete)
         data[:, 0] = squared
         if maxima is not None:
             data[:, 1:3] = 0.0, 1.0
@@ -155,7 +164,7 @@ class Meter:
             data[:, 1] = nonfinite
         if not complete:
             data[:, 2] = [tensor is not None for tensor in tensors]
-        return Statistics(torch.from_numpy(data), columns)
+        return Statistics(torch.from_numpy(data), columns, sound and complete)
 
     def _one_by_one(
         self, tensors: Sequence[Tensor | None], columns: tuple[Column, ...], norm_type: float
