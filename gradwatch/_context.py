@@ -14,6 +14,7 @@ from typing_extensions import Self
 
 from gradwatch import _options
 from gradwatch._judges import Judges
+from gradwatch._ledger import Ledger
 from gradwatch._listeners import Subscription
 from gradwatch._monitor import Monitor
 from gradwatch._probes.schedule import Probes
@@ -26,6 +27,10 @@ from gradwatch.suppression import Suppression
 from gradwatch.writers import Writer
 from gradwatch.writers.console import ConsoleWriter
 
+_PATIENCE = 1.0
+"""Seconds that the records of fast steps may wait for one another. A user's own detector or writer gets each at once,
+and ``max_overhead`` could not tell what a look has cost."""
+
 
 def watch(
     model: nn.Module,
@@ -36,7 +41,7 @@ def watch(
     detectors: Iterable[Detector] | None = None,
     writers: Iterable[Writer] | None = None,
     suppress: Iterable[Suppression] = (),
-    every: int = _options.EVERY,
+    every: int | None = None,
     history: int = _options.HISTORY,
     probes: Probes | bool = True,
     skip_if_nonfinite: bool = False,
@@ -58,7 +63,8 @@ def watch(
         detectors: What judges the records, by default ``gradwatch.detectors.default_detectors()``.
         writers: Where records and incidents go, besides ``logdir``; by default the terminal. ``[]`` for nowhere.
         suppress: Incidents that are expected: ``gradwatch.Suppression(...)``. The summary says what they kept quiet.
-        every: Gradient maxima, weight norms and update ratios are measured on every n-th step; norms on every one.
+        every: Gradient maxima, weight norms and update ratios are measured on every n-th step; norms on every one. By
+            default on every 10th of the first hundred steps, where most faults are, and on every 20th from there on.
         history: Number of records kept in ``.history``.
         probes: What is looked at in the forward pass, and how often: ``gradwatch.Probes(...)``, or False for nothing.
         skip_if_nonfinite: Skip every step whose total norm is not finite: weights, the optimizer's state and its count
@@ -81,22 +87,23 @@ def watch(
     optimizers = _options.check_optimizers(optimizer, model)
     judging = _options.check_detectors(detectors)
     judges = Judges(judging, _options.check_suppressions(suppress, judging))
-    num_every, num_history = _options.check_count("every", every), _options.check_count("history", history)
+    num_every, num_history = _options.check_every(every), _options.check_count("history", history)
     outlets: list[Writer] = [ConsoleWriter()] if writers is None else _options.check_writers(writers)
     if logdir is not None:
         outlets = [*outlets, _tensorboard(logdir)]
+    share = _options.check_share("max_overhead", max_overhead)
+    all_ours = all(type(one).__module__.startswith("gradwatch.") for one in (*outlets, *judging))
+    patience = _PATIENCE if all_ours and share is None else 0.0
     return Watch(
         Monitor(
             model,
             optimizers,
             clip=rule,
-            judges=judges,
-            writers=outlets,
+            ledger=Ledger(judges, outlets, num_history, patience=patience),
             every=num_every,
-            history=num_history,
             probes=_options.check_probes(probes),
             skip_if_nonfinite=_options.check_skip(skip_if_nonfinite, rule),
-            max_overhead=_options.check_share("max_overhead", max_overhead),
+            max_overhead=share,
         )
     )
 

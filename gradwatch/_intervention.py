@@ -111,7 +111,8 @@ class Intervention:
                 factor = _fused.divisor(left.coefficient, getattr(optimizer, _fused.GRAD_SCALE, None))
                 self._loans.lend(optimizer, _fused.GRAD_SCALE, factor)
             else:  # somebody has changed them since, in a hook of Lightning's: our rule is for what they are now
-                changed = step.measure(track, self._rule, measurement.scale)
+                current = step.measure_gradients(track.layout, self._rule)
+                changed = step.measure(track, current, self._rule, measurement.scale)
                 step.clip_gradients(changed, track.layout, self._rule)
                 measurement.clipped_norm, measurement.outdated = changed.clipped_norm, False
         if isinstance(found_overflow := getattr(optimizer, _fused.FOUND_INF, None), Tensor):

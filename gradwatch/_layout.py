@@ -8,6 +8,7 @@ a parameter was replaced, parametrized, frozen, added to the optimizer, or a laz
 from __future__ import annotations
 
 import gc
+import itertools
 import sys
 import weakref
 from collections.abc import Iterator
@@ -20,7 +21,9 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 from torch.optim import Optimizer
 
-from gradwatch._statistics import Meter
+from gradwatch._staleness import REQUIRES_GRAD, Share, Silence
+from gradwatch._statistics import Column, Meter, Statistics
+from gradwatch._transfer import on_host
 from gradwatch.records import Layer, ModelInfo, ModuleInfo
 
 _WRAPPERS = (
@@ -33,7 +36,10 @@ _WRAPPERS = (
 """Module, class and the attribute that holds the wrapped model. Looked up only where already imported."""
 
 
-_GRAD, _NBYTES, _REQUIRES_GRAD = attrgetter("grad"), attrgetter("nbytes"), attrgetter("requires_grad")
+_GRAD = attrgetter("grad")
+
+_SHARES, _LEAST = 32, 24
+"""A quick check looks at one of so many shares of the parameters, but at no fewer than this."""
 
 
 @dataclass(frozen=True)
@@ -62,15 +68,17 @@ class Layout:
     parameters: list[nn.Parameter]
     layers: tuple[Layer, ...]
     meter: Meter
-    _homes: tuple[list[dict[str, nn.Parameter | None]], list[str]] = field(repr=False)
-    """Where the model keeps each of them: the owning module's own dict, and the key."""
+    _shares: list[Share] = field(repr=False)
+    """What may change without a trace in the optimizer's own lists."""
     _owned: list[nn.Parameter] = field(repr=False)
     """All that the optimizer owns, frozen ones and those of other models included."""
-    _trainable: list[bool] = field(repr=False)
+    _frozen: list[nn.Parameter] = field(repr=False)
+    """Those of them that do not require a gradient."""
     _complete: bool = field(repr=False)
-    _nbytes: list[int] = field(repr=False)
-    """New ``.data`` shows in the sizes, of another shape or dtype, or in the device: a model is moved as a whole."""
     _device: torch.device | None = field(repr=False)
+    """A model is moved as a whole."""
+    _silence: Silence = field(repr=False, default_factory=Silence)
+    _turn: Iterator[int] = field(repr=False, default_factory=itertools.count)
 
     def gradients(self) -> list[Tensor | None]:
         """The gradients, ``[num_params]``, None where absent."""
@@ -85,17 +93,32 @@ class Layout:
         """Those that there are."""
         return [parameter.grad for parameter in self.parameters if parameter.grad is not None]
 
-    def is_current(self, owned: list[nn.Parameter]) -> bool:
-        """Whether optimizer and model still hold just these parameters. Asked at every step, so it has to be fast."""
+    def is_current(self, owned: list[nn.Parameter], *, quick: bool = False) -> bool:
+        """Whether optimizer and model still hold just these parameters.
+
+        Args:
+            owned: What the optimizer owns.
+            quick: As at every step: what the optimizer owns and what has been unfrozen is seen at once; of the rest one
+                share is looked at. What has been frozen or replaced in the model shows in the gradients, too
+                (:meth:`is_usual`), and in the rest of the cases (a parametrization) within :data:`_SHARES` steps.
+        """
         return (  # map() over built-in functions: no bytecode runs for each parameter
             self._complete
             and len(owned) == len(self._owned)
             and all(map(is_, owned, self._owned))
-            and all(map(is_, map(dict.get, *self._homes), self.parameters))
-            and list(map(_REQUIRES_GRAD, owned)) == self._trainable
-            and list(map(_NBYTES, self.parameters)) == self._nbytes
+            and not any(map(REQUIRES_GRAD, self._frozen))
             and _device(self.parameters) == self._device
+            and all(share.is_current() for share in ([self._next_share()] if quick else self._shares))
         )
+
+    def is_usual(self, statistics: Statistics) -> bool:
+        """Whether the same gradients are there, finite and not zero, as a step ago; True where nobody may look."""
+        if statistics.sound:
+            return self._silence.ends()
+        return not on_host(statistics.data) or self._silence.goes_on(statistics.values(Column.SQUARED_NORM))
+
+    def _next_share(self) -> Share:
+        return self._shares[next(self._turn) % len(self._shares)]
 
 
 class Layouts:
@@ -169,11 +192,11 @@ class Layouts:
                 return False
         return True
 
-    def of(self, optimizer: Optimizer) -> Layout:
-        """The current layout of an optimizer's step."""
+    def of(self, optimizer: Optimizer, *, quick: bool = False) -> Layout:
+        """The current layout of an optimizer's step; checked as :meth:`Layout.is_current` does it."""
         owned = _parameters(optimizer) if hasattr(optimizer, "param_groups") else self._everything()
         layout = self._layouts.get(optimizer)
-        if layout is None or not layout.is_current(owned):
+        if layout is None or not layout.is_current(owned, quick=quick and layout.meter.on_host):
             layout = self._layouts[optimizer] = self.build(owned)
         return layout
 
@@ -195,15 +218,18 @@ class Layouts:
         if any(is_sharded(entry.parameter) for entry in ready):
             raise NotImplementedError("its parameters are sharded (DTensor), which gradwatch cannot measure yet")
         measured = [entry.parameter for entry in ready]
+        num_shares = max(1, min(_SHARES, len(measured) // _LEAST))
         return Layout(
             parameters=measured,
             layers=tuple(_layer(entry) for entry in ready),
             meter=Meter(measured),
-            _homes=([entry.parameters for entry in ready], [entry.attribute for entry in ready]),
+            _shares=[
+                Share.of([(e.parameters, e.attribute, e.parameter) for e in ready[i::num_shares]])
+                for i in range(num_shares)
+            ],
             _owned=parameters.copy(),
-            _trainable=[parameter.requires_grad for parameter in parameters],
+            _frozen=[parameter for parameter in parameters if not parameter.requires_grad],
             _complete=len(ready) == len(mine),
-            _nbytes=[parameter.nbytes for parameter in measured],
             _device=_device(measured),
         )
 

@@ -92,23 +92,36 @@ class Subscription:
         if listener is None or self._closed:
             return
         try:
-            with torch.no_grad():
+            if torch.is_grad_enabled():
+                with torch.no_grad():
+                    call(listener)
+            else:
                 call(listener)
         except (NonfiniteGradientError, GradwatchWarning):
             raise  # the latter only where the user turned warnings into errors
         except Exception as error:  # noqa: BLE001 - whatever it is, the training goes on
-            if not self._failed:
-                self._failed = True
-                warn(
-                    "gradwatch failed while measuring; the training goes on, and what fails is not recorded and not "
-                    f"clipped. This is said only once ({type(error).__name__}: {error})"
-                )
+            self._tell(error)
 
     def is_concerned(self, optimizer: Optimizer) -> bool:
-        """Whether the listener wants to know of this optimizer."""
-        answer: list[bool] = []
-        self.guard(lambda listener: answer.append(listener.concerns(optimizer)))
-        return answer == [True]
+        """Whether the listener wants to know of this optimizer; asked twice a step."""
+        listener = self.listener()
+        if listener is None or self._closed:
+            return False
+        try:
+            return listener.concerns(optimizer)
+        except GradwatchWarning:
+            raise
+        except Exception as error:  # noqa: BLE001
+            self._tell(error)
+            return False
+
+    def _tell(self, error: Exception) -> None:
+        if not self._failed:
+            self._failed = True
+            warn(
+                "gradwatch failed while measuring; the training goes on, and what fails is not recorded and not "
+                f"clipped. This is said only once ({type(error).__name__}: {error})"
+            )
 
 
 def concerned(optimizer: Optimizer) -> list[Subscription]:

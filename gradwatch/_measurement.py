@@ -26,6 +26,10 @@ from gradwatch.clipping import Clip
 from gradwatch.errors import NonfiniteGradientError
 from gradwatch.records import Layer, StepRecord
 
+EVERY, SETTLED, EVERY_SETTLED = 10, 100, 20
+"""By default maxima, weights and updates are looked at on every 10th of an optimizer's first hundred steps, where most
+faults are, and on every 20th from there on."""
+
 
 @dataclass
 class Measurement:
@@ -50,7 +54,7 @@ class Measurement:
     current: Statistics
     clipped_norm: Tensor
     scale: Tensor | float | None = None
-    extras: dict[str, Tensor] = field(default_factory=dict)
+    extras: dict[str, Tensor | float] = field(default_factory=dict)
     weights: Tensor | None = None
     lr: float = math.nan
     early: bool = False
@@ -101,19 +105,20 @@ class Track:
         """Its number in the records."""
         return self.identity.index
 
-    def is_sampled(self, every: int) -> bool:
+    def is_sampled(self, every: int | None) -> bool:
         """Whether maxima, weights and updates are looked at in the step to come."""
         return self.is_due(every) and self.identity.num_steps != self.thinned
 
-    def plan(self, every: int, budget: Budget) -> None:
+    def plan(self, every: int | None, budget: Budget) -> None:
         """A step is over: whether the next one is sampled, should it be due."""
         budget.step_is_over()
         if self.is_due(every) and not budget.grants(SAMPLE, self.identity.num_steps):
             self.thinned = self.identity.num_steps
 
-    def is_due(self, every: int) -> bool:
-        """Whether the step to come is one of every ``every``."""
-        return self.identity.num_steps % every == 0
+    def is_due(self, every: int | None) -> bool:
+        """Whether the step to come is one of every ``every``; None for the default."""
+        done = self.identity.num_steps
+        return done % (every or (EVERY if done < SETTLED else EVERY_SETTLED)) == 0
 
     @property
     def sampler(self) -> WeightSampler:
@@ -123,20 +128,36 @@ class Track:
         return self._sampler[1]
 
 
+def measure_gradients(layout: Layout, clip: Clip | None = None, *, sampled: bool = False) -> Statistics:
+    """What the gradients are now, still scaled; nothing is changed.
+
+    Args:
+        layout: Their parameters.
+        clip: The rule whose columns are wanted, too.
+        sampled: Whether the maxima are wanted.
+    """
+    norm_type = 2.0 if clip is None else clip.norm_type
+    return layout.meter.measure(layout.gradients(), _columns(clip, sampled=sampled), norm_type)
+
+
 def measure(
-    track: Track, clip: Clip | None = None, scale: Tensor | float | None = None, *, sampled: bool = False
+    track: Track,
+    current: Statistics,
+    clip: Clip | None = None,
+    scale: Tensor | float | None = None,
+    *,
+    sampled: bool = False,
 ) -> Measurement:
-    """Measure the gradients of a step; nothing is changed.
+    """Begin a step with the gradients just measured; nothing is changed.
 
     Args:
         track: Whose step it is; its ``before_clip`` is used up.
-        clip: The rule whose columns are wanted, too.
+        current: Of its gradients (:func:`measure_gradients`).
+        clip: The rule.
         scale: The loss scale that the gradients carry.
-        sampled: Whether this step's maxima, weights and updates are looked at.
+        sampled: Whether this step's weights and updates are looked at.
     """
     layout, norm_type = track.layout, 2.0 if clip is None else clip.norm_type
-    columns = _columns(clip, sampled=sampled)
-    current = layout.meter.measure(layout.gradients(), columns, norm_type)
     if scale is not None:
         current = current.unscaled(scale, norm_type)
     before, earlier = current, track.before_clip
@@ -145,10 +166,16 @@ def measure(
         before = earlier.over(current, scale)
     measurement = Measurement(before, current, current.total_norm(), scale)
     if sampled:
-        weights = layout.meter.measure(layout.parameters)
-        measurement.extras["weight_norm"] = weights[Column.SQUARED_NORM].sqrt()
-        measurement.weights = track.sampler.take(layout.parameters)
+        both = track.sampler.measure(layout.parameters)
+        if both is None:
+            both = layout.meter.measure(layout.parameters).norms(), track.sampler.take(layout.parameters)
+        measurement.extras["weight_norm"], measurement.weights = both
     return measurement
+
+
+def measure_share(layout: Layout, clip: Clip | None) -> Measurement:
+    """The gradients of these parameters, which are no step of their own."""
+    return measure(Track(Identity(-1, []), layout), measure_gradients(layout, clip), clip)
 
 
 def clip_gradients(measurement: Measurement, layout: Layout, clip: Clip, *, may_overflow: bool = False) -> None:
@@ -204,10 +231,11 @@ def look_at_weights(measurement: Measurement, track: Track) -> None:
     if not on_host(measurement.current.data):
         return
     loss = measurement.extras.get("loss")
-    is_bad = bool(look(measurement.statistics[Column.NUM_NONFINITE]).any())
-    is_bad = is_bad or (loss is not None and on_host(loss) and not math.isfinite(float(look(loss))))
+    is_bad = not math.isfinite(float(look(measurement.statistics.total_norm())))  # as it is with a bad element
+    is_bad = is_bad and bool(measurement.statistics.values(Column.NUM_NONFINITE).any())
+    is_bad = is_bad or (isinstance(loss, float) and not math.isfinite(loss))
     weight_norm = measurement.extras.get("weight_norm")
-    has_bad_weight = weight_norm is not None and not np.isfinite(look(weight_norm)).all()
+    has_bad_weight = isinstance(weight_norm, Tensor) and not np.isfinite(look(weight_norm)).all()
     if (is_bad and not track.was_bad) or has_bad_weight:
         weights = track.layout.meter.measure(track.layout.parameters)
         measurement.extras["num_nonfinite_weight"] = weights[Column.NUM_NONFINITE]
@@ -228,13 +256,15 @@ def learning_rate(optimizer: Any, measurement: Measurement) -> float:
     return max(numbers, default=math.nan)
 
 
-def finish(track: Track, number: int, *, every: int, moved: bool, skipped: bool) -> tuple[dict[str, Tensor], Context]:
+def finish(
+    track: Track, number: int, *, every: int | None, moved: bool, skipped: bool
+) -> tuple[dict[str, Tensor | float], Context]:
     """The step is over: what to send to the host.
 
     Args:
         track: Its pending measurement is used up.
         number: Of this step, over all optimizers.
-        every: How often maxima and weights are looked at.
+        every: How often maxima and weights are looked at; None for the default.
         moved: Whether the optimizer was called, so that there is an update to look at.
         skipped: Whether a GradScaler kept it from being called.
     """
@@ -246,6 +276,7 @@ def finish(track: Track, number: int, *, every: int, moved: bool, skipped: bool)
         optimizer=track.index,
         layers=track.layout.layers,
         columns=measurement.statistics.columns,
+        sound=measurement.statistics.sound,
         sampled=track.is_sampled(every),
         skipped=skipped,
         lr=measurement.lr,
@@ -258,14 +289,13 @@ def finish(track: Track, number: int, *, every: int, moved: bool, skipped: bool)
     if (loss_scale := measurement.scale if isinstance(measurement.scale, Tensor) else track.loss_scale) is not None:
         measurement.extras["loss_scale"] = loss_scale
     track.loss_scale = None
-    device = measurement.statistics.data.device
-    parcel = {
+    parcel: dict[str, Tensor | float] = {
         "statistics": measurement.statistics.data,
         "total_norm": measurement.statistics.total_norm(),
         "clipped_norm": measurement.clipped_norm,
         **measurement.extras,
     }
-    return {name: t.to(device, non_blocking=True) for name, t in parcel.items()}, context
+    return parcel, context
 
 
 @dataclass(frozen=True)
@@ -276,6 +306,7 @@ class Context:
     optimizer: int
     layers: tuple[Layer, ...]
     columns: tuple[Column, ...]
+    sound: bool
     sampled: bool
     skipped: bool
     lr: float
@@ -285,10 +316,12 @@ class Context:
 def record_of(context: Context, arrays: Arrays) -> StepRecord:
     """What was measured, on the host."""
     statistics = dict(zip(context.columns, arrays["statistics"].T, strict=True))
-    present = statistics[Column.PRESENT] > 0
     grad_norm = np.sqrt(statistics[Column.SQUARED_NORM])
-    grad_norm[~present] = np.nan
-    skipped = context.skipped or bool(arrays.get("skipped", np.zeros(())) > 0)
+    num_nonfinite = np.zeros(len(grad_norm), dtype=np.int64)
+    if not context.sound:
+        grad_norm[statistics[Column.PRESENT] == 0] = np.nan
+        num_nonfinite[:] = statistics[Column.NUM_NONFINITE]
+    skipped = context.skipped or ("skipped" in arrays and bool(arrays["skipped"] > 0))
     maxima = statistics.get(Column.ABS_MAX) if context.sampled else None
     bad_weights = arrays.get("num_nonfinite_weight")
     return StepRecord(
@@ -296,16 +329,16 @@ def record_of(context: Context, arrays: Arrays) -> StepRecord:
         optimizer=context.optimizer,
         layers=context.layers,
         grad_norm=grad_norm,
-        num_nonfinite=statistics[Column.NUM_NONFINITE].astype(np.int64),
+        num_nonfinite=num_nonfinite,
         total_norm=float(arrays["total_norm"]),
         clipped_norm=math.nan if skipped else float(arrays["clipped_norm"]),
         own_clipped_norm=float(arrays["own_clipped_norm"]) if "own_clipped_norm" in arrays else None,
         skipped=skipped,
-        held_back=bool(arrays.get("held_back", np.zeros(())) > 0),
+        held_back="held_back" in arrays and bool(arrays["held_back"] > 0),
         loss=float(arrays["loss"]) if "loss" in arrays else None,
         lr=float(arrays.get("lr", context.lr)),
         loss_scale=float(arrays["loss_scale"]) if "loss_scale" in arrays else None,
-        grad_max=None if maxima is None else np.where(present, maxima, np.nan),
+        grad_max=None if maxima is None else np.where(statistics[Column.PRESENT] == 0, np.nan, maxima),
         weight_norm=arrays.get("weight_norm"),
         update_ratio=arrays.get("update_ratio"),
         num_nonfinite_weight=None if bad_weights is None else bad_weights.astype(np.int64),

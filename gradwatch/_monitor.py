@@ -15,9 +15,7 @@ from gradwatch import _measurement as step
 from gradwatch._audit import CLIPPED_TWICE, SCALED_GRADIENTS
 from gradwatch._budget import Budget
 from gradwatch._intervention import Intervention
-from gradwatch._judges import Judges
 from gradwatch._ledger import Ledger
-from gradwatch._outlets import Outlets
 from gradwatch._price import Price, event
 from gradwatch._probes.loss_reader import LossReader
 from gradwatch._probes.schedule import Probes
@@ -39,10 +37,8 @@ class Monitor:
         model: Held weakly.
         optimizers: The only ones to watch; None for every one that owns parameters of the model.
         clip: Our own clipping rule.
-        judges: Judge every record.
-        writers: Get every record and incident.
-        every: Maxima, weights and updates are looked at on every n-th step of an optimizer.
-        history: Number of records kept.
+        ledger: Gets every record.
+        every: Maxima, weights and updates are looked at on every n-th step of an optimizer; None for the default.
         probes: What else is looked at, and how often; None for nothing.
         skip_if_nonfinite: Whether a step whose total norm is not finite is skipped.
         max_overhead: The share of the run above which what is optional is left out; None for no limit.
@@ -54,22 +50,20 @@ class Monitor:
         optimizers: Sequence[Optimizer] | None,
         *,
         clip: Clip | None,
-        judges: Judges,
-        writers: Iterable[Writer],
-        every: int,
-        history: int,
+        ledger: Ledger,
+        every: int | None,
         probes: Probes | None,
         skip_if_nonfinite: bool,
         max_overhead: float | None,
     ) -> None:
         self.num_steps = 0
-        self.ledger = Ledger(judges, writers, history)
+        self.ledger = ledger
         self._clip = clip
         self._every = every
         self.price = Price()
         self._budget = Budget(self.price, max_overhead)
         self._tracks = Tracks(model, optimizers, probes, self._budget)
-        self._intervention = Intervention(clip, self.ledger.audit, skip_if_nonfinite=skip_if_nonfinite)
+        self._intervention = Intervention(clip, ledger.audit, skip_if_nonfinite=skip_if_nonfinite)
         self._intervention.foresee(optimizers or ())
         self._transfer: Transfer[step.Context] = Transfer()
         self._loss = LossReader(lambda: self._tracks.layouts)
@@ -77,7 +71,7 @@ class Monitor:
     def bind(self, model: nn.Module, optimizers: Sequence[Optimizer] | None, writers: Iterable[Writer]) -> None:
         """Go on with another model, other optimizers or writers; counters, baselines and history stay."""
         self._tracks.bind(model, optimizers)
-        self.ledger.outlets = Outlets(writers)
+        self.ledger.write_to(writers)
 
     def expect(self, optimizers: Iterable[Optimizer]) -> None:
         """Number these optimizers in this order."""
@@ -96,7 +90,7 @@ class Monitor:
     @event
     def begin(self, optimizer: Any, scale: Tensor | float | None = None) -> None:
         """The gradients are complete, and torch's own hook is still to come, if it comes at all."""
-        if (track := self._tracks.of(optimizer)) is None or (track.pending is not None and track.pending.closed):
+        if (track := self._tracks.of(optimizer, quick=True)) is None or (track.pending and track.pending.closed):
             return
         self._measure(track, optimizer, scale)
         if track.pending is not None:
@@ -107,7 +101,7 @@ class Monitor:
     @event
     def before_step(self, optimizer: Optimizer) -> None:
         """The gradients are complete: measure, look, clip."""
-        if (track := self._tracks.of(optimizer)) is None:
+        if (track := self._tracks.of(optimizer, quick=True)) is None:
             return
         if track.pending is None or not track.pending.early:
             self._measure(track, optimizer, self._intervention.scale_of(optimizer))
@@ -126,14 +120,16 @@ class Monitor:
         """It has: clip these gradients, too."""
         self._loss.take()
         if self._clip is not None and (track := self._tracks.of(optimizer)) is not None:
-            step.clip_gradients(step.measure(track, self._clip), track.layout, self._clip)
+            again = step.measure(track, step.measure_gradients(track.layout, self._clip), self._clip)
+            step.clip_gradients(again, track.layout, self._clip)
 
     @event
     def after_step(self, optimizer: Optimizer) -> None:
         """The update is done: send what was measured on its way."""
         self._intervention.after_step(optimizer)
-        track = self._tracks.known(optimizer)
-        if track is None or track.pending is None:  # an optimizer that did not evaluate its closure
+        if (
+            track := self._tracks.known(optimizer)
+        ) is None or track.pending is None:  # an optimizer that did not evaluate its closure
             if (track := self._tracks.of(optimizer)) is None:
                 return
             self._measure(track, optimizer, None, may_clip=False)
@@ -151,7 +147,7 @@ class Monitor:
     def before_partial_step(self, optimizer: Optimizer) -> None:
         """An optimizer steps inside the backward pass, on its share of the gradients."""
         layout = self._tracks.layouts.of(optimizer)
-        share = step.measure(step.Track(step.Identity(-1, []), layout), self._clip)
+        share = step.measure_share(layout, self._clip)
         share.lr = step.learning_rate(optimizer, share)
         self._intervention.clip_share(share, layout, optimizer)
         self._tracks.add_partial(optimizer, share, layout, running_backward())
@@ -182,7 +178,8 @@ class Monitor:
         if track.pending is not None:
             self._emit(track, moved=False)  # the step before has raised
         sampled = track.is_sampled(self._every)
-        measurement = track.pending = step.measure(track, self._clip, scale, sampled=sampled)
+        found = self._tracks.look(track, optimizer, self._clip, sampled=sampled)
+        measurement = track.pending = step.measure(track, found, self._clip, scale, sampled=sampled)
         if measurement.statistics is not measurement.current and scale is not None:
             self.ledger.audit.say(SCALED_GRADIENTS)
         if may_clip:
@@ -193,20 +190,22 @@ class Monitor:
         self._tracks.probing.hand_over(measurement, track)
 
     def _emit(self, track: step.Track, *, moved: bool, skipped: bool = False) -> None:
-        tensors, context = step.finish(track, self.num_steps, every=self._every, moved=moved, skipped=skipped)
-        self._transfer.send(tensors, context)
+        self._transfer.send(*step.finish(track, self.num_steps, every=self._every, moved=moved, skipped=skipped))
         self.num_steps += 1
-        self.receive()
+        self._collect()
         track.plan(self._every, self._budget)
         self._tracks.probing.prepare(self._tracks.live())
 
     def receive(self, *, wait: bool = False) -> None:
-        """Judge and write what has arrived on the host."""
+        """Judge and write all that has arrived on the host."""
         with self.price.lock:
-            for context, arrays in self._transfer.receive(wait=wait):
-                record = step.record_of(context, arrays)
-                self.ledger.take(record, self._tracks.layouts.info)
-                self._tracks.probing.follow(record)
+            self._collect(wait=wait)
+            self.ledger.catch_up()
+
+    def _collect(self, *, wait: bool = False) -> None:
+        for context, arrays in self._transfer.receive(wait=wait):
+            record = step.record_of(context, arrays)
+            self.ledger.take(record, self._tracks.layouts.info, urgent=self._tracks.probing.follow(record))
 
     def close(self) -> None:
         """Everything under way arrives, is written and flushed."""

@@ -11,14 +11,14 @@ those tensors are looked at again: scaled by an exact power of two where they ar
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import repeat
-from operator import is_not
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from gradwatch._rows import ROW, SMALL, Body, Piece, Results, Tensors, batches, flat, row_length
+from gradwatch._decades import extremes as extremes_of
+from gradwatch._rows import ROW, SMALL, Body, Elements, Piece, Results, Tensors, batches, body_row, flat, row_length
 from gradwatch._transfer import look
 from gradwatch.records import Float64Array, Int64Array
 
@@ -45,6 +45,16 @@ def count_nonfinite(tensor: Tensor) -> int:
     return sum(int(look(torch.isfinite(chunk).logical_not_().sum())) for chunk in flat(tensor).split(_CHUNK))
 
 
+class Picker(Protocol):
+    """Takes a sample of what is read, while it is in the cache."""
+
+    def from_batch(self, number: int) -> None:
+        """This batch's pieces lie in its buffer."""
+
+    def from_body(self, index: int, elements: Elements) -> None:
+        """All elements of this large tensor, in memory order."""
+
+
 class SquaredNorms:
     """Squared L2 norms of tensors of fixed shapes and dtypes; owns the buffers, so one object a layout.
 
@@ -55,94 +65,141 @@ class SquaredNorms:
 
     def __init__(self, shapes: Sequence[torch.Size], dtypes: Sequence[torch.dtype]) -> None:
         self._num = len(shapes)
-        self._banks = [
-            _Bank([i for i in range(len(shapes)) if (dtypes[i] == torch.float64) == wide], shapes, accumulate)
+        self.banks = [
+            Bank([i for i in range(len(shapes)) if (dtypes[i] == torch.float64) == wide], shapes, accumulate)
             for wide, accumulate in ((False, torch.float32), (True, torch.float64))
             if any((dtype == torch.float64) == wide for dtype in dtypes)
         ]
 
-    def __call__(self, tensors: Tensors, maxima: Float64Array | None = None) -> tuple[Float64Array, Int64Array]:
+    def __call__(
+        self,
+        tensors: Tensors,
+        maxima: Float64Array | None = None,
+        *,
+        complete: bool = False,
+        picker: Picker | None = None,
+    ) -> tuple[Float64Array, Int64Array | None]:
         """Measure.
 
         Args:
             tensors: Dense real tensors of the promised shapes and dtypes, None where absent.
             maxima: Takes the largest absolute values, ``[num_tensors]``; 0 where absent.
+            complete: None is absent, as far as the caller knows.
+            picker: Takes a sample on the way; only where there is one bank.
 
         Returns:
-            Squared norms ``[num_tensors]`` float64 (0 where absent) and non-finite counts ``[num_tensors]``.
+            Squared norms ``[num_tensors]`` float64 (0 where absent), and non-finite counts ``[num_tensors]``: None
+            where all is finite.
+
+        Raises:
+            ValueError: A tensor has another shape than promised (also a ``RuntimeError`` of torch's own).
         """
-        squared = np.zeros(self._num, dtype=np.float64)
-        nonfinite = np.zeros(self._num, dtype=np.int64)
-        with np.errstate(over="ignore", invalid="ignore"):  # non-finite values are what we are looking for
-            for bank in self._banks:
-                bank.measure(tensors, squared, nonfinite, maxima)
+        squared, nonfinite, _ = self.judged(tensors, maxima, complete=complete, picker=picker)
         return squared, nonfinite
 
+    def judged(
+        self,
+        tensors: Tensors,
+        maxima: Float64Array | None = None,
+        *,
+        complete: bool = False,
+        picker: Picker | None = None,
+    ) -> tuple[Float64Array, Int64Array | None, bool]:
+        """The same, and whether it is known that none is zero, tiny or not finite.
 
-class _Bank:
-    """All tensors that accumulate in one dtype."""
+        Raises:
+            TypeError: One is absent although all were said to be ``complete``.
+        """
+        squared: Float64Array | None = None
+        nonfinite: Int64Array | None = None
+        with np.errstate(over="ignore", invalid="ignore"):  # non-finite values are what we are looking for
+            for bank in self.banks:
+                sums, counts, sound = bank.measure(tensors, maxima, complete=complete, picker=picker)
+                squared = sums if squared is None else squared + sums
+                if counts is not None:
+                    nonfinite = counts if nonfinite is None else nonfinite + counts
+        if squared is None:
+            return np.zeros(self._num, dtype=np.float64), None, False
+        return squared, nonfinite, sound and len(self.banks) == 1
+
+
+class Bank:
+    """All tensors that accumulate in one dtype.
+
+    Attributes:
+        batches: Of the small ones, and of what is left of large ones.
+        bodies: The large ones, by index.
+    """
 
     def __init__(self, members: list[int], shapes: Sequence[torch.Size], accumulate: torch.dtype) -> None:
         pieces: list[Piece] = []
-        bodies: list[tuple[int, int, int]] = []
+        large: list[tuple[int, int, int]] = []
         for i in members:
             numel = shapes[i].numel()
             row = row_length(numel)
             if numel <= SMALL and row:
                 pieces.append(Piece(i, shapes[i], row))
             elif numel:
-                row = row or ROW
-                bodies.append((i, row, numel // row))
+                row = body_row(numel)
+                large.append((i, row, numel // row))
                 if tail := numel % row:
                     pieces.append(Piece(i, torch.Size([tail]), tail, numel - tail))
         pieces.sort(key=lambda piece: (piece.row, piece.shape, piece.start > 0))
-        row_counts = [piece.num_rows for piece in pieces] + [num_rows for _, _, num_rows in bodies]
-        owners = [piece.index for piece in pieces] + [index for index, _, _ in bodies]
+        row_counts = [piece.num_rows for piece in pieces] + [num_rows for _, _, num_rows in large]
+        owners = [piece.index for piece in pieces] + [index for index, _, _ in large]
         self._owner = np.repeat(np.array(owners, dtype=np.int64), row_counts)
         num_rows_of = np.bincount(self._owner, minlength=len(shapes))
-        self._num_copied = sum(row_counts[: len(pieces)])
-        """Rows whose squared norms are measured; of the others behind them it is the norms."""
         self._tiny = _TINY_ROW * num_rows_of if accumulate is torch.float32 else np.zeros(len(shapes))
+        self._sound = float(self._tiny.max(initial=0.0))
         self._results = Results.of(len(self._owner), accumulate)
-        self._batches = batches(pieces, accumulate, self._results)
-        self._bodies: dict[int, Body] = {}
-        first = self._num_copied
-        for i, row, num_rows in bodies:
-            self._bodies[i] = Body(row, num_rows, self._results.part(first, first + num_rows))
+        self._squares = look(self._results.squares)
+        self.batches = batches(pieces, accumulate, self._results)
+        self.bodies: dict[int, Body] = {}
+        first = sum(row_counts[: len(pieces)])
+        for i, row, num_rows in large:
+            self.bodies[i] = Body(shapes[i].numel(), row, self._results.part(first, first + num_rows))
             first += num_rows
 
     def measure(
-        self, tensors: Tensors, squared: Float64Array, nonfinite: Int64Array, maxima: Float64Array | None
-    ) -> None:
-        """Fill in what belongs to this bank's members."""
-        complete = all(map(is_not, tensors, repeat(None)))
-        for batch in self._batches:
+        self, tensors: Tensors, maxima: Float64Array | None, *, complete: bool, picker: Picker | None
+    ) -> tuple[Float64Array, Int64Array | None, bool]:
+        """As :meth:`SquaredNorms.judged`; 0 where it is none of this bank's members."""
+        extremes = maxima is not None
+        for number, batch in enumerate(self.batches):
             batch.gather(tensors, complete=complete)
-            batch.measure(extremes=maxima is not None)
-        for i, body in self._bodies.items():
-            body.measure(tensors[i], extremes=maxima is not None)
-        sums = self._sums()
-        squared += sums
+            batch.measure(extremes=extremes)
+            if picker is not None:
+                picker.from_batch(number)
+        for i, body in self.bodies.items():
+            if (tensor := tensors[i]) is None and complete:
+                raise TypeError("a tensor is absent")
+            elements = body.measure(tensor, extremes=extremes)
+            if picker is not None and elements is not None:
+                picker.from_body(i, elements)
+        sums, nonfinite = self._sums(), None
         if maxima is not None:
             both = look(torch.maximum(self._results.high, -self._results.low))
             np.maximum.at(maxima, self._owner, both)
-        if not np.isfinite(sums).all():
-            self._look_again(np.flatnonzero(~np.isfinite(sums)), tensors, squared, nonfinite)
-        tiny = np.flatnonzero(sums < self._tiny)
+        least, most = extremes_of(sums) if len(sums) else (0.0, 0.0)
+        if 0 < least >= self._sound and most < np.inf:
+            return sums, None, True  # as at nearly every step; NaN is neither
+        bad, tiny = np.flatnonzero(~np.isfinite(sums)), np.flatnonzero(sums < self._tiny)
+        if len(bad):
+            nonfinite = np.zeros(len(sums), dtype=np.int64)
+            self._look_again(bad, tensors, sums, nonfinite)
         if len(tiny):
-            self._lift({i for i in tiny.tolist() if tensors[i] is not None}, tensors, squared)
+            self._lift({i for i in tiny.tolist() if tensors[i] is not None}, tensors, sums)
+        return sums, nonfinite, False
 
     def _sums(self) -> Float64Array:
-        rows = look(self._results.norms).astype(np.float64)
-        np.square(rows[self._num_copied :], out=rows[self._num_copied :])
-        sums: Float64Array = np.bincount(self._owner, weights=rows, minlength=len(self._tiny)).astype(np.float64)
-        return sums
+        sums = np.bincount(self._owner, weights=self._squares, minlength=len(self._tiny))
+        return sums.astype(np.float64, copy=False)  # of nothing at all it makes integers
 
     def _look_again(self, doubtful: Int64Array, tensors: Tensors, squared: Float64Array, nonfinite: Int64Array) -> None:
         """A non-finite norm does not prove a non-finite gradient: count, and where there is none use float64."""
         indices = doubtful.tolist()
         counts, first = np.zeros(len(self._owner), dtype=np.int64), 0
-        for batch in self._batches:
+        for batch in self.batches:
             if batch.members.isdisjoint(indices):
                 first += batch.num_rows
                 continue
@@ -154,21 +211,21 @@ class _Bank:
         for i in indices:
             if (tensor := tensors[i]) is None:
                 continue
-            nonfinite[i] = count_nonfinite(tensor) if i in self._bodies else of_small[i]
+            nonfinite[i] = count_nonfinite(tensor) if i in self.bodies else of_small[i]
             if not nonfinite[i]:
                 squared[i] = exact_squared_norm(tensor)
 
     def _lift(self, tiny: set[int], tensors: Tensors, squared: Float64Array) -> None:
         """Measure again, scaled by a power of two. Zero stays zero, so this also tells zero from tiny."""
-        small = [i for i in tiny if i not in self._bodies]
-        for batch in self._batches:
+        small = [i for i in tiny if i not in self.bodies]
+        for batch in self.batches:
             if not batch.members.isdisjoint(small):
                 batch.gather(tensors, complete=False)
                 batch.scale(_UP)
                 batch.measure()
         if small:
             squared[small] = self._sums()[small] / _UP**2
-        for i in tiny.intersection(self._bodies):
+        for i in tiny.intersection(self.bodies):
             tensor = tensors[i]
             squared[i] = 0.0 if tensor is None else _lifted_squared_norm(tensor)
 

@@ -17,7 +17,6 @@ from gradwatch.detectors import Detector, default_detectors
 from gradwatch.errors import ArgumentTypeError, ArgumentValueError, is_number, warn
 from gradwatch.suppression import Suppression
 
-EVERY = 10
 HISTORY = 1_000
 
 
@@ -196,6 +195,16 @@ def check_share(argument: str, given: object) -> float | None:
     if not 0 < value <= 1:
         raise ArgumentValueError(argument, given, "must be above 0 and at most 1, as 0.01 for 1 % of the run")
     return value
+
+
+def check_every(given: object) -> int | None:
+    """The same; None for the default, which is no fixed number.
+
+    Raises:
+        ArgumentTypeError: It is neither an int nor None.
+        ArgumentValueError: It is below 1.
+    """
+    return None if given is None else check_count("every", given)
 
 
 def check_count(argument: str, given: object) -> int:

@@ -87,11 +87,16 @@ def event(method: Callable[Concatenate[S, P], None]) -> Callable[Concatenate[S, 
 
     @functools.wraps(method)
     def accounted(self: S, *args: P.args, **kwargs: P.kwargs) -> None:
-        with self.price.lock, torch.no_grad():
-            start = self.price.start()
+        price = self.price
+        with price.lock:
+            start = price.start()
             try:
-                method(self, *args, **kwargs)
+                if torch.is_grad_enabled():
+                    with torch.no_grad():
+                        method(self, *args, **kwargs)
+                else:
+                    method(self, *args, **kwargs)
             finally:
-                self.price.stop(start)
+                price.stop(start)
 
     return accounted  # type: ignore[return-value]  # mypy does not see a method in what wraps() returns

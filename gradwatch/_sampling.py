@@ -40,6 +40,10 @@ class WeightSampler:
         self._several_devices = len({parameter.device for parameter in parameters}) > 1
         self._sizes = [min(p.numel(), most) * (2 if p.is_complex() else 1) for p in parameters]
 
+    def measure(self, parameters: Sequence[Tensor]) -> tuple[Tensor, Tensor] | None:
+        """L2 norms ``[num_params]`` float64 and the sample of :meth:`take`, read once; None where that cannot be."""
+        return None if self._on_host is None else self._on_host.measure(parameters)
+
     @torch.no_grad()
     def take(self, parameters: Sequence[Tensor]) -> Tensor:
         """A copy of all sampled elements, on the first one's device.
@@ -64,12 +68,12 @@ class WeightSampler:
     @torch.no_grad()
     def update_ratio(self, before: Tensor, parameters: Sequence[Tensor]) -> Tensor:
         """``norm(after - before) / norm(before)``, ``[num_params]`` float64; inf where a zero weight moved."""
+        if self._on_host is not None:
+            return self._on_host.update_ratio(before, parameters)
         return self._norms(self.take(parameters).sub_(before)) / self._norms(before)
 
     def _norms(self, samples: Tensor) -> Tensor:
         """L2 norm of each parameter's part, float64."""
-        if self._on_host is not None:
-            return self._on_host.norms(samples)
         parts = torch.split_with_sizes(samples, self._sizes)
         return torch.stack(torch._foreach_norm(parts)).to(torch.float64)  # noqa: SLF001 - as torch's own clip
 

@@ -17,11 +17,12 @@ from operator import is_not
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from gradwatch._norms import SquaredNorms
 from gradwatch._rows import flat
-from gradwatch._transfer import on_host
+from gradwatch._transfer import look, on_host
 
 _HALVES = (torch.float16, torch.bfloat16)
 _MEASURABLE = (torch.float32, torch.float64, *_HALVES)
@@ -63,14 +64,20 @@ class Statistics:
     Attributes:
         data: ``[num_params, num_columns]`` float64, on the device of the gradients.
         columns: Which they are.
+        sound: It is known that every one is there, finite and not zero, as at nearly every step.
     """
 
     data: Tensor
     columns: tuple[Column, ...]
+    sound: bool = False
 
     def __getitem__(self, column: Column) -> Tensor:
         """One column, ``[num_params]``."""
         return self.data[:, self.columns.index(column)]
+
+    def values(self, column: Column) -> NDArray[np.float64]:
+        """The same where it lies in host memory, without a copy; elsewhere it is an error to ask."""
+        return look(self.data)[:, self.columns.index(column)]
 
     def norms(self) -> Tensor:
         """L2 norm of each, ``[num_params]``."""
@@ -83,6 +90,8 @@ class Statistics:
     @cached_property
     def _total_norm(self) -> Tensor:
         """Many ask, it is computed once; nobody changes it in place."""
+        if on_host(self.data):  # a few calls of torch's on one number cost more than the number
+            return torch.from_numpy(np.sqrt(self.values(Column.SQUARED_NORM).sum(keepdims=True)).reshape(()))
         return self[Column.SQUARED_NORM].sum().sqrt()
 
     def unscaled(self, scale: Tensor | float, norm_type: float) -> Statistics:
@@ -106,11 +115,16 @@ class Meter:
         views = [_real_view(template.detach()) for template in templates]
         self._shapes = [view.shape for view in views]
         self._dtypes = [view.dtype if view.dtype in _MEASURABLE else torch.float32 for view in views]
-        self._on_host = all(on_host(template) for template in templates)
+        self.on_host = all(on_host(template) for template in templates)
+        """Whether looking at what has been measured is free."""
         self._device = next((t.device for t in templates if not on_host(t)), torch.device("cpu"))
-        self._norms = SquaredNorms(self._shapes, self._dtypes) if self._on_host else None
+        self._norms = SquaredNorms(self._shapes, self._dtypes) if self.on_host else None
         self._plain = all(template.dtype is dtype for template, dtype in zip(templates, self._dtypes, strict=True))
         """As far as is known all that comes is strided and real, so that nobody has to look at each by itself."""
+        self._complete = self._all_count = all(shape.numel() for shape in self._shapes)
+        """Whether none was absent of late; an empty one is not read, so that nobody would notice."""
+        self._clean = np.tile([0.0, 0.0, 1.0], (len(templates), 1))
+        """All present and finite, as at nearly every step."""
 
     @torch.no_grad()
     def measure(
@@ -125,22 +139,32 @@ class Meter:
         """
         if self._norms is not None and self._plain and Column.POWER not in columns:
             try:
-                return self._in_one_go(tensors, columns, self._norms)
-            except (RuntimeError, TypeError):  # a sparse gradient, for one: torch tells at no cost, and looking costs
+                if self._complete:
+                    try:
+                        return self._in_one_go(tensors, columns, self._norms, complete=True)
+                    except TypeError:  # one is absent: torch tells at no cost, and looking costs
+                        self._complete = False
+                self._complete = all(map(is_not, tensors, repeat(None))) and self._all_count
+                return self._in_one_go(tensors, columns, self._norms, complete=self._complete)
+            except (RuntimeError, TypeError):  # a sparse gradient, for one
                 self._plain = False
         return self._one_by_one(tensors, columns, norm_type)
 
     def _in_one_go(
-        self, tensors: Sequence[Tensor | None], columns: tuple[Column, ...], norms: SquaredNorms
+        self, tensors: Sequence[Tensor | None], columns: tuple[Column, ...], norms: SquaredNorms, *, complete: bool
     ) -> Statistics:
-        data = np.empty((len(tensors), len(columns)))
         maxima = np.zeros(len(tensors)) if Column.ABS_MAX in columns else None
-        squared, nonfinite = norms(tensors, maxima)
-        data[:, 0], data[:, 1] = squared, nonfinite
-        data[:, 2] = 1.0 if all(map(is_not, tensors, repeat(None))) else [tensor is not None for tensor in tensors]
+        data = self._clean.copy() if maxima is None else np.empty((len(tensors), len(columns)))
+        squared, nonfinite, sound = norms.judged(tensors, maxima, complete=complete)
+        data[:, 0] = squared
         if maxima is not None:
+            data[:, 1:3] = 0.0, 1.0
             data[:, columns.index(Column.ABS_MAX)] = maxima
-        return Statistics(torch.from_numpy(data), columns)
+        if nonfinite is not None:
+            data[:, 1] = nonfinite
+        if not complete:
+            data[:, 2] = [tensor is not None for tensor in tensors]
+        return Statistics(torch.from_numpy(data), columns, sound and complete)
 
     def _one_by_one(
         self, tensors: Sequence[Tensor | None], columns: tuple[Column, ...], norm_type: float
@@ -169,9 +193,11 @@ class Meter:
         misshapen = [(i, t) for i in odd if (t := tensors[i]) is not None and t.shape != self._shapes[i]]
         for i, _ in misshapen:  # the values of a sparse gradient: as many as there happen to be at this step
             tensors[i] = None
-        squared, nonfinite = self._norms(tensors)
+        squared, counts = self._norms(tensors)
+        nonfinite = np.zeros(len(tensors), dtype=np.int64) if counts is None else counts
         for i, tensor in misshapen:
-            (squared[i],), (nonfinite[i],) = SquaredNorms([tensor.shape], [tensor.dtype])([tensor])
+            (squared[i],), bad = SquaredNorms([tensor.shape], [tensor.dtype])([tensor])
+            nonfinite[i] = 0 if bad is None else bad[0]
             tensors[i] = tensor
         present = torch.tensor([t is not None for t in tensors], dtype=torch.float64, device="cpu")
         return [torch.from_numpy(squared), torch.from_numpy(nonfinite).to(torch.float64), present]

@@ -13,10 +13,11 @@ from torch.optim import Optimizer
 from gradwatch._before_clip import BeforeClip
 from gradwatch._budget import Budget
 from gradwatch._layout import Layout, Layouts
-from gradwatch._measurement import Identity, Measurement, Track, look_before_clip
+from gradwatch._measurement import Identity, Measurement, Track, look_before_clip, measure_gradients
 from gradwatch._partial import PartialSteps
 from gradwatch._probes.alertness import Alertness
 from gradwatch._probes.schedule import Probes, Probing
+from gradwatch._statistics import Statistics
 from gradwatch.clipping import Clip
 
 
@@ -72,9 +73,28 @@ class Tracks:
         """The track of an optimizer as its last event left it; None before the first."""
         return self._tracks.get(optimizer)
 
-    def of(self, optimizer: Any) -> Track | None:
-        """The track of an optimizer, its layout brought up to date; None if it owns nothing here."""
-        return self._track(optimizer, self.layouts.of(optimizer))
+    def of(self, optimizer: Any, *, quick: bool = False) -> Track | None:
+        """The track of an optimizer, its layout brought up to date; None if it owns nothing here.
+
+        Args:
+            optimizer: Or another object that steps.
+            quick: :meth:`look` follows, and will see what a quick check does not.
+        """
+        return self._track(optimizer, self.layouts.of(optimizer, quick=quick))
+
+    def look(self, track: Track, optimizer: Any, clip: Clip | None, *, sampled: bool) -> Statistics:
+        """Measure the gradients of a step as they are; what they tell of a stale layout is heeded."""
+        layout = track.layout
+        try:
+            found = measure_gradients(layout, clip, sampled=sampled)
+        except (RuntimeError, ValueError):  # other shapes than promised
+            self.of(optimizer)
+            if track.layout is layout:
+                raise
+        else:
+            if not layout.is_usual(found):
+                self.of(optimizer)
+        return found if track.layout is layout else measure_gradients(track.layout, clip, sampled=sampled)
 
     def add_partial(self, optimizer: Optimizer, measurement: Measurement, layout: Layout, backward: int) -> None:
         """A share of a step inside the backward pass of this number."""
@@ -89,7 +109,7 @@ class Tracks:
             self.probing.hand_over(measurement, track, moved=True)
         return track
 
-    def before_clip(self, gradients: list[Tensor], num_changes: int, clip: Clip | None, every: int) -> bool:
+    def before_clip(self, gradients: list[Tensor], num_changes: int, clip: Clip | None, every: int | None) -> bool:
         """Somebody is about to clip: measure first whatever is theirs and watched.
 
         Returns:

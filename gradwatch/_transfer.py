@@ -14,11 +14,11 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 Context = TypeVar("Context")
-Arrays = dict[str, NDArray[np.float64]]
+Arrays = dict[str, Any]
+"""``NDArray[np.float64]``, or a number."""
 
 
 def on_host(tensor: Tensor) -> bool:
@@ -30,8 +30,20 @@ def look(tensor: Tensor) -> np.ndarray[Any, Any]:
     """The values of a tensor in host memory, without a copy; of a tensor elsewhere it is an error to ask."""
     if not on_host(tensor):
         raise RuntimeError(f"gradwatch looked at a tensor on {tensor.device}: that would wait for the device")
-    array: np.ndarray[Any, Any] = tensor.detach().numpy()
+    return as_array(tensor)
+
+
+def as_array(tensor: Tensor) -> np.ndarray[Any, Any]:
+    """:func:`look` without its words, where many are read: torch itself refuses what is not in host memory."""
+    array: np.ndarray[Any, Any] = (tensor.detach() if tensor.requires_grad else tensor).numpy()
     return array
+
+
+def number(tensor: Tensor) -> float:
+    """The value of a tensor with one element in host memory; of a tensor elsewhere it is an error to ask."""
+    if not on_host(tensor):
+        raise RuntimeError(f"gradwatch looked at a tensor on {tensor.device}: that would wait for the device")
+    return float(tensor.item())
 
 
 def wait_for(tensor: Tensor) -> float:
@@ -80,12 +92,27 @@ class Transfer(Generic[Context]):
     def __init__(self) -> None:
         self._under_way: deque[_Parcel[Context] | _Delivered[Context]] = deque()
 
-    def send(self, tensors: Mapping[str, Tensor], context: Context) -> None:
-        """Start to move ``tensors`` (any shapes, one device) as float64; ``context`` travels along."""
-        if all(map(on_host, tensors.values())):
-            arrays = {name: np.array(look(tensor), dtype=np.float64) for name, tensor in tensors.items()}
+    def send(self, values: Mapping[str, Tensor | float], context: Context) -> None:
+        """Start to move ``values`` as float64; ``context`` travels along.
+
+        Args:
+            values: Tensors of any shapes, put together on the first one's device; and numbers that the host knows.
+            context: Anything.
+        """
+        device = next((value.device for value in values.values() if isinstance(value, Tensor)), torch.device("cpu"))
+        if device.type == "cpu":
+            arrays: Arrays = {}
+            for name, value in values.items():
+                if not isinstance(value, Tensor):
+                    arrays[name] = np.float64(value)
+                else:
+                    arrays[name] = as_array(value if on_host(value) else value.to(device)).astype(np.float64)
             self._under_way.append(_Delivered(context, arrays))
             return
+        tensors = {
+            name: torch.as_tensor(value, dtype=torch.float64).to(device, non_blocking=True)
+            for name, value in values.items()
+        }
         shapes = {name: tensor.shape for name, tensor in tensors.items()}
         packed = torch.cat([tensor.detach().reshape(-1).to(torch.float64) for tensor in tensors.values()])
         arrived = None

@@ -17,7 +17,9 @@ from torch import Tensor
 
 from gradwatch import _options
 from gradwatch._judges import Judges
+from gradwatch._ledger import Ledger
 from gradwatch._listeners import Subscription
+from gradwatch._measurement import EVERY
 from gradwatch._monitor import Monitor
 from gradwatch._probes.schedule import Probes
 from gradwatch._readout import Readout
@@ -91,7 +93,7 @@ class GradWatch(Readout, _Callback):
         detectors: Iterable[Detector] | None = None,
         writers: Iterable[Writer] | None = None,
         suppress: Iterable[Suppression] = (),
-        every: int = _options.EVERY,
+        every: int | None = None,
         history: int = _options.HISTORY,
         probes: Probes | bool = True,
         skip_if_nonfinite: bool = False,
@@ -104,7 +106,7 @@ class GradWatch(Readout, _Callback):
         self._detectors = _options.check_detectors(detectors)
         self._writers = None if writers is None else _options.check_writers(writers)
         self._suppress = _options.check_suppressions(suppress, self._detectors)
-        self._every = _options.check_count("every", every)
+        self._every = _options.check_every(every)
         self._history = _options.check_count("history", history)
         self._probes = _options.check_probes(probes)
         self._skip_if_nonfinite = _options.check_skip(skip_if_nonfinite, self._clip)
@@ -156,10 +158,8 @@ class GradWatch(Readout, _Callback):
                 pl_module,
                 None,
                 clip=self._clip,
-                judges=Judges(self._detectors, self._suppress),
-                writers=writers,
+                ledger=Ledger(Judges(self._detectors, self._suppress), writers, self._history),
                 every=self._every,
-                history=self._history,
                 probes=self._probes,
                 skip_if_nonfinite=self._skip_if_nonfinite,
                 max_overhead=self._max_overhead,
@@ -317,7 +317,7 @@ class _Axis:
         """Nothing to release."""
 
 
-def _logger_writer(logger: Any, axis: _Axis, every: int) -> Writer:
+def _logger_writer(logger: Any, axis: _Axis, every: int | None) -> Writer:
     """Through the user's own SummaryWriter where the logger has one: a second event file would freeze their charts."""
     from torch.utils.tensorboard import SummaryWriter
 
@@ -328,7 +328,7 @@ def _logger_writer(logger: Any, axis: _Axis, every: int) -> Writer:
     if isinstance(experiment, SummaryWriter):
         experiment._get_file_writer()  # noqa: SLF001 - a fit before has closed it
         return TensorBoardWriter(summary_writer=experiment, axis=axis)
-    return MetricsWriter(logger.log_metrics, axis, every=every)
+    return MetricsWriter(logger.log_metrics, axis, every=every or EVERY)
 
 
 def _described(part: object) -> str:

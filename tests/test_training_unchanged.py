@@ -92,3 +92,17 @@ def test_a_history_of_one_record():
     assert [record.weight_norm is not None for record in records] == [False, True, False]
     assert [record.grad_max is not None for record in records] == [False, True, False]
     assert all(record.grad_norm.shape == (8,) for record in records)
+
+
+@pytest.mark.parametrize("every", [None, 30])
+def test_when_samples_are_taken(every):
+    """By default every 10th of the first hundred steps and every 20th later; a number that was asked for is kept."""
+    model = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    with gradwatch.watch(model, writers=[], every=every) as watch:
+        for _ in range(200):
+            model(torch.randn(4, 3)).sum().backward()
+            optimizer.step()
+    for name in ("grad_max", "weight_norm", "update_ratio"):
+        sampled = [record.step for record in watch.history if getattr(record, name) is not None]
+        assert sampled == ([*range(0, 100, 10), *range(100, 200, 20)] if every is None else [*range(0, 200, 30)])

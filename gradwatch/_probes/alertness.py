@@ -41,14 +41,15 @@ class Alertness:
         self._granted, self._demand = self._demand > 0, max(0, self._demand - 1)
         return self._granted
 
-    def follow(self, record: StepRecord, every: int) -> None:
-        """Take in a step, and rest at least ``every`` steps after each demand."""
+    def follow(self, record: StepRecord, every: int) -> bool:
+        """Take in a step, and rest at least ``every`` steps after each demand; whether something begins."""
         begins = self._suspicions.of(record.optimizer).of(record)
         self._rest = max(0, self._rest - 1)
         if begins and self._rest == 0:
             self._demand = ON_DEMAND
             self._rest = every << self._num_demands
             self._num_demands = min(self._num_demands + 1, _MOST_DEMANDS)
+        return begins
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values."""
@@ -77,7 +78,7 @@ class Suspicion:
 
     def of(self, record: StepRecord) -> bool:
         """Take in one step."""
-        zeros = int((~(record.grad_norm > 0)).sum())
+        zeros = 0 if record.extremes[0] > 0 else int((~(record.grad_norm > 0)).sum())
         loss = self.loss if record.loss is None else record.loss
         changed = self._changed(record)
         begins = (

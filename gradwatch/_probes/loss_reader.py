@@ -14,7 +14,6 @@ from gradwatch._loss import LossMean
 from gradwatch._measurement import Measurement
 from gradwatch._probes.birthplace import find_birthplace
 from gradwatch._probes.operations import operations
-from gradwatch._transfer import look, on_host
 from gradwatch.records import Birthplace, Unavailable
 
 LOOKS = 10
@@ -49,19 +48,19 @@ class LossReader:
             ArgumentTypeError: It is neither a tensor nor a number.
             ArgumentValueError: It is a tensor with other than one element, or a complex one.
         """
-        self._mean.add(loss)
+        value = self._mean.add(loss)
         told = loss if graph is None else graph
         if isinstance(told, Tensor) and told.grad_fn is not None:
             self._learn_operations(told)
-        if not _is_bad(loss):
+        if value is None or math.isfinite(value):  # in the first case nobody can see without waiting for a device
             self._num_bad = 0
             return
         self._num_bad += 1
         if self._found is None and self._num_bad <= LOOKS:  # of several micro-batches the first bad one counts
             self._found = self._find(told) if isinstance(told, Tensor) else _NO_GRAPH
 
-    def take(self) -> Tensor | None:
-        """The mean of what was added since the last call, 0-dim float64; None where nothing was."""
+    def take(self) -> Tensor | float | None:
+        """The mean of what was added since the last call: a number where the host knows it; None where nothing was."""
         self._found = None
         return self._mean.take()
 
@@ -94,10 +93,3 @@ class LossReader:
             return
         if found is not None:
             layouts.info = dataclasses.replace(layouts.info, operations=found)
-
-
-def _is_bad(loss: Tensor | float) -> bool:
-    """Whether it is NaN or infinite, as far as that can be seen without waiting for a device."""
-    if not isinstance(loss, Tensor):
-        return not math.isfinite(loss)
-    return on_host(loss) and not math.isfinite(float(look(loss.double()).reshape(())))

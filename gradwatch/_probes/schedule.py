@@ -132,10 +132,9 @@ class Probing:
             parameters = [parameter for _, parameter in found]
             measurement.extras[OWNERLESS] = Meter(parameters).measure(parameters).norms()
 
-    def follow(self, record: StepRecord) -> None:
-        """Look at the next steps, where this one is not like the one before."""
-        if self._probes is not None:
-            self._alertness.follow(record, self._probes.every_at(record.step))
+    def follow(self, record: StepRecord) -> bool:
+        """Look at the next steps, where this one is not like the one before; whether it is not."""
+        return self._alertness.follow(record, 1 if self._probes is None else self._probes.every_at(record.step))
 
     def stop(self) -> None:
         """Look no more."""
