@@ -256,7 +256,7 @@ def main() -> None:
         ("trainer", lambda: training.trainer(blocks=3), False),
         ("wandb", lambda: training.wandb(blocks=3), True),
         ("price", lambda: training.price(blocks=blocks), True),
-        ("share", lambda: training.share(blocks=3), False),
+        ("share", lambda: training.share(blocks=2), False),
     ]
     for name, line, is_quick in lines:
         if arguments.only in name and (is_quick or not quick):

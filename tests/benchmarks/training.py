@@ -190,7 +190,8 @@ def _fit(*, norms: bool, callback: Any, steps: int) -> float:
             return torch.optim.SGD(self.parameters(), lr=1e-3)
 
     torch.manual_seed(0)
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    for name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as room, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         fit = pl.Trainer(
