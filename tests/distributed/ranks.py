@@ -9,6 +9,7 @@ from __future__ import annotations
 import faulthandler
 import multiprocessing
 import os
+import pickle
 import sys
 import tempfile
 import time
@@ -25,11 +26,17 @@ from typing import Any
 _GRACE = 5.0
 """Seconds that the other ranks get when one has failed: in time to fail, too, and say why."""
 
+OTHERS_WARNINGS = [
+    "FSDP2-wrapped module .* returned a view tensor",  # of every tensor parallel layer; nothing here works in place
+]
+"""Not ours to mend; all others fail."""
+
 _servers = multiprocessing.get_context("forkserver")
 _servers.set_forkserver_preload(
     [
         "torch",
         "torch.distributed.fsdp",
+        "torch.distributed.optim",  # warns of torch.jit.script, which is torch's own affair: here warnings are none
         "torch.distributed.pipelining",
         "torch.distributed.tensor.parallel",
         "gradwatch._context",
@@ -88,9 +95,8 @@ def launch(
         os.environ.update({"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"})
         for rank in range(num):
             receiver, sender = _servers.Pipe(duplex=False)
-            process = _servers.Process(
-                target=_rank, args=(case, arguments, rank, num, limit, folder, sender), daemon=True
-            )
+            job = _Job(case, arguments, rank, num, limit, folder)
+            process = _servers.Process(target=_rank, args=(job, sender), daemon=True)
             process.start()
             sender.close()
             processes.append(process)
@@ -121,7 +127,7 @@ def _gather(results: list[Connection], limit: float, doomed: frozenset[int]) -> 
             rank = next(rank for rank, connection in waiting.items() if connection is ready)
             del waiting[rank]
             with suppress(EOFError):  # it died before it could say anything
-                answers[rank] = ready.recv()
+                answers[rank] = pickle.loads(ready.recv_bytes())
             if rank not in doomed and answers.get(rank, (None, "died"))[1] is not None:
                 deadline = min(deadline, time.monotonic() + _GRACE)
     return answers
@@ -142,47 +148,52 @@ def _text(path: Path) -> str:
     return path.read_text(errors="replace") if path.exists() else ""
 
 
-def _rank(
-    case: Callable[..., Any],
-    arguments: tuple[Any, ...],
-    rank: int,
-    num: int,
-    limit: float,
-    folder: Path,
-    sender: Connection,
-) -> None:
+@dataclass(frozen=True)
+class _Job:
+    case: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    rank: int
+    num: int
+    limit: float
+    folder: Path
+
+
+def _rank(job: _Job, sender: Connection) -> None:
     """In the new process."""
-    with (folder / f"terminal{rank}").open("w") as terminal, (folder / f"stack{rank}").open("w") as stack:
+    with (
+        (job.folder / f"terminal{job.rank}").open("w") as terminal,
+        (job.folder / f"stack{job.rank}").open("w") as stack,
+    ):
         os.dup2(terminal.fileno(), 1)
         os.dup2(terminal.fileno(), 2)
         sys.stdout = sys.stderr = terminal
-        faulthandler.dump_traceback_later(0.9 * limit, file=stack)
+        faulthandler.dump_traceback_later(0.9 * job.limit, file=stack)
         try:
-            value = _in_group(case, arguments, rank, num, limit, folder)
-            sender.send((value, None))
+            # as bytes: torch teaches multiprocessing to hand tensors over in memory of a process that must still live
+            sender.send_bytes(pickle.dumps((_in_group(job), None)))
         except BaseException:  # noqa: BLE001 - the test that started us shows it
-            sender.send((None, traceback.format_exc()))
+            sender.send_bytes(pickle.dumps((None, traceback.format_exc())))
         faulthandler.cancel_dump_traceback_later()
         terminal.flush()
 
 
-def _in_group(
-    case: Callable[..., Any], arguments: tuple[Any, ...], rank: int, num: int, limit: float, folder: Path
-) -> Any:
+def _in_group(job: _Job) -> Any:
     import torch
     from torch import distributed as dist
 
     warnings.simplefilter("error")
+    for text in OTHERS_WARNINGS:
+        warnings.filterwarnings("ignore", text)
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    os.environ.update({"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(num)})
+    os.environ.update({"RANK": str(job.rank), "LOCAL_RANK": str(job.rank), "WORLD_SIZE": str(job.num)})
     dist.init_process_group(
         "gloo",
-        init_method=f"file://{folder}/rendezvous",
-        rank=rank,
-        world_size=num,
-        timeout=timedelta(seconds=2 * limit),  # the harness ends what hangs, and shows where
+        init_method=f"file://{job.folder}/rendezvous",
+        rank=job.rank,
+        world_size=job.num,
+        timeout=timedelta(seconds=2 * job.limit),  # the harness ends what hangs, and shows where
     )
-    value = case(*arguments)
+    value = job.case(*job.arguments)
     dist.destroy_process_group()
     return value
