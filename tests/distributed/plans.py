@@ -127,6 +127,7 @@ class Placed:
         weights: The whole weights by their plain names; by default each put together by itself.
         micro: Called before each micro-batch with ``is_last``, whether it is the last of its step.
         gradients: The whole gradients by their plain names; by default each put together by itself.
+        backward: The passes over one micro-batch where they are not the usual ones; the loss where this rank has it.
     """
 
     model: nn.Module
@@ -135,6 +136,7 @@ class Placed:
     weights: Callable[[], dict[str, Tensor]] | None = None
     gradients: Callable[[], dict[str, Tensor]] | None = None
     micro: Callable[..., Any] | None = None
+    backward: Callable[[Tensor, Tensor], Tensor | None] | None = None
 
 
 def batches(plan: Plan) -> list[list[tuple[Tensor, Tensor]]]:
@@ -190,6 +192,14 @@ def together(place: Callable[[nn.Module], Placed], plan: Plan) -> Seen:
     model = placed.model
     optimizer = _optimizer(plan, model)
     whole, local, summed = [], [], []
+
+    def backward(x: Tensor, y: Tensor) -> Tensor | None:
+        if placed.backward is not None:
+            return placed.backward(x, y)
+        loss = functional.cross_entropy(model(x), y)
+        (loss / plan.num_micro).backward()
+        return loss.detach()
+
     watch = gradwatch.watch(model, clip=plan.clip, every=1, **{"writers": [], **plan.watch})
     with watch:
         for step, micro_batches in enumerate(batches(plan)):
@@ -198,15 +208,14 @@ def together(place: Callable[[nn.Module], Placed], plan: Plan) -> Seen:
                 if placed.micro is not None:
                     placed.micro(is_last=index == plan.num_micro - 1)
                 mine = slice(placed.part, None, placed.num_parts)
-                loss = functional.cross_entropy(model(x[mine]), y[mine])
-                watch.loss(loss)
-                (loss / plan.num_micro).backward()
+                if (loss := backward(x[mine], y[mine])) is not None:
+                    watch.loss(loss)
             if plan.tamper is not None:
                 plan.tamper(model, step)
             gradients = {plain_name(name): p.grad for name, p in model.named_parameters()}
             whole.append(figures((placed.gradients or (lambda: whole_of(gradients)))().items()))  # noqa: B023
             local.append(figures((name, _local(g)) for name, g in gradients.items()))
-            summed.append(_summed(local[-1], list(gradients)))
+            summed.append(_summed(local[-1]))
             optimizer.step()
     named = {plain_name(name): p.detach() for name, p in model.named_parameters()}
     weights = (placed.weights or (lambda: whole_of(named)))()
@@ -223,10 +232,11 @@ def _local(tensor: Tensor | None) -> Tensor | None:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def _summed(local: Figures, names: list[str]) -> dict[str, float]:
-    squares = torch.tensor([local.norm.get(name, 0.0) ** 2 for name in names], dtype=torch.float64)
-    dist.all_reduce(squares)
-    return dict(zip(names, squares.sqrt().tolist(), strict=True))
+def _summed(local: Figures) -> dict[str, float]:
+    everywhere: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(everywhere, local.norm)
+    names = {name: None for norms in everywhere for name in norms}
+    return {name: math.sqrt(sum(norms.get(name, 0.0) ** 2 for norms in everywhere)) for name in names}
 
 
 def _optimizer(plan: Plan, model: nn.Module) -> Any:
