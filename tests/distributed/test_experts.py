@@ -1,4 +1,4 @@
-"""Expert parallelism as far as DTensor expresses it: each rank holds some experts, all share the router and the head."""
+"""Expert parallelism as far as DTensor expresses it: each rank holds some experts, and all share router and head."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from agreement import agree, local_misleads, misleads, same_weights
+from agreement import agree, local_misleads, same_weights
 from plans import Placed, Plan, alone, together
 from ranks import on_ranks
 from torch import Tensor, nn
