@@ -19,6 +19,7 @@ from gradwatch._monitor import Monitor
 from gradwatch._probes.schedule import Probes
 from gradwatch._readout import Readout
 from gradwatch._taps import listen
+from gradwatch._voice import announce, is_speaker
 from gradwatch.clipping import Clip
 from gradwatch.detectors import Detector
 from gradwatch.errors import GradwatchWarning, warn
@@ -68,6 +69,9 @@ def watch(
             and probes are left out where they would exceed it, and the summary says so. Norms are measured at every
             step, whatever they cost. By default nothing is left out.
 
+    On many processes every rank opens a watch, whatever it holds of the model: records, incidents and decisions are the
+    same on all of them, and the first one alone writes and prints.
+
     Returns:
         A running watch: use it in a ``with`` statement, or call ``close()`` at the end.
 
@@ -83,7 +87,9 @@ def watch(
     judges = Judges(judging, _options.check_suppressions(suppress, judging))
     num_every, num_history = _options.check_count("every", every), _options.check_count("history", history)
     outlets: list[Writer] = [ConsoleWriter()] if writers is None else _options.check_writers(writers)
-    if logdir is not None:
+    if not is_speaker():
+        outlets = []
+    elif logdir is not None:
         outlets = [*outlets, _tensorboard(logdir)]
     return Watch(
         Monitor(
@@ -164,7 +170,7 @@ class Watch(Readout):
             return
         _finish(self._monitor, self._subscription)
         if not quietly and self._monitor.num_steps == 0:
-            warn(
+            announce(
                 "gradwatch saw no optimizer step, so it has measured nothing. Did the optimizer own this model's "
                 "parameters, and did it step while the watch was open? An optimizer that is no torch.optim.Optimizer "
                 "fires no hook: call watch.observe(optimizer) right before its step"

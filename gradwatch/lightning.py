@@ -22,9 +22,10 @@ from gradwatch._monitor import Monitor
 from gradwatch._probes.schedule import Probes
 from gradwatch._readout import Readout
 from gradwatch._taps import listen, scale_of
+from gradwatch._voice import announce
 from gradwatch.clipping import Clip
 from gradwatch.detectors import Detector
-from gradwatch.errors import ArgumentTypeError, warn
+from gradwatch.errors import ArgumentTypeError
 from gradwatch.records import Incident, StepRecord
 from gradwatch.suppression import Suppression
 from gradwatch.writers import Writer
@@ -206,7 +207,7 @@ class GradWatch(Readout, _Callback):
             and self._monitor is not None
             and self._monitor.num_steps == self._steps_at_start
         ):
-            warn(
+            announce(
                 "gradwatch saw no optimizer step in this fit. Did the optimizer own parameters of the LightningModule?"
             )
         self.close()

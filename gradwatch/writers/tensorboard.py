@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from gradwatch._voice import is_speaker
 from gradwatch.errors import ArgumentValueError
 from gradwatch.records import Incident, ModelInfo, RunSummary, StepRecord
 from gradwatch.writers import _events, _report
@@ -28,7 +29,7 @@ SECONDS_BETWEEN_PICTURES = 60.0
 
 
 class TensorBoardWriter:
-    """Writes a run where TensorBoard finds it.
+    """Writes a run where TensorBoard finds it. Of many processes the first one alone writes.
 
     Exactly one of ``logdir`` and ``summary_writer``. Where the training has a ``SummaryWriter`` of its own, hand that
     over: with two event files in one directory TensorBoard may stop showing the older one's new data.
@@ -56,7 +57,11 @@ class TensorBoardWriter:
         if (logdir is None) == (summary_writer is None):
             raise ArgumentValueError("logdir", logdir, "give exactly one of logdir and summary_writer")
         self._logdir = logdir
-        self._sink: Sink | None = Borrowed(summary_writer) if logdir is None else open_logdir(logdir)
+        self._sink: Sink | None = None
+        if logdir is None:
+            self._sink = Borrowed(summary_writer)
+        elif is_speaker():
+            self._sink = open_logdir(logdir)
         self._axis = axis
         self._clock = clock
         self._drawn_at = clock()

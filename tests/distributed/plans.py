@@ -63,6 +63,7 @@ class Plan:
         clip: Our clipping rule.
         optimizer: From the parameters.
         tamper: Called with the model and the step's number once its gradients are complete.
+        spoil: Called with a rank's own rows and the step's number; gives what the model reads instead.
         watch: More options of the watch.
     """
 
@@ -72,6 +73,7 @@ class Plan:
     clip: gradwatch.ClipNorm | gradwatch.ClipValue | None = None
     optimizer: Callable[[Iterable[nn.Parameter]], Any] | None = None
     tamper: Tamper | None = None
+    spoil: Callable[[Tensor, int], Tensor] | None = None
     watch: dict[str, Any] = field(default_factory=dict)
 
 
@@ -208,13 +210,14 @@ def together(place: Callable[[nn.Module], Placed], plan: Plan) -> Seen:
                 if placed.micro is not None:
                     placed.micro(is_last=index == plan.num_micro - 1)
                 mine = slice(placed.part, None, placed.num_parts)
-                if (loss := backward(x[mine], y[mine])) is not None:
+                rows = x[mine] if plan.spoil is None else plan.spoil(x[mine], step)
+                if (loss := backward(rows, y[mine])) is not None:
                     watch.loss(loss)
             if plan.tamper is not None:
                 plan.tamper(model, step)
             gradients = {plain_name(name): p.grad for name, p in model.named_parameters()}
             whole.append(figures((placed.gradients or (lambda: whole_of(gradients)))().items()))  # noqa: B023
-            local.append(figures((name, _local(g)) for name, g in gradients.items()))
+            local.append(figures((name, g if g is None else local_of(g)) for name, g in gradients.items()))
             summed.append(_summed(local[-1]))
             optimizer.step()
     named = {plain_name(name): p.detach() for name, p in model.named_parameters()}
@@ -222,14 +225,15 @@ def together(place: Callable[[nn.Module], Placed], plan: Plan) -> Seen:
     return Seen(watch.history, watch.incidents, whole, local, summed, weights)
 
 
+def local_of(tensor: Tensor) -> Tensor:
+    """What lies here; shares its memory."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
 def whole_of(tensors: dict[str, Tensor | None]) -> dict[str, Tensor]:
     """Each put together from all ranks."""
     present = {name: tensor for name, tensor in tensors.items() if tensor is not None}
     return {name: (t.full_tensor() if isinstance(t, DTensor) else t).clone() for name, t in present.items()}
-
-
-def _local(tensor: Tensor | None) -> Tensor | None:
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def _summed(local: Figures) -> dict[str, float]:
