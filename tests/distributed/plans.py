@@ -65,6 +65,9 @@ class Plan:
         tamper: Called with the model and the step's number once its gradients are complete.
         spoil: Called with a rank's own rows and the step's number; gives what the model reads instead.
         watch: More options of the watch.
+        start: The first step; the earlier ones have been made by another training.
+        weights: What that one has left, by name.
+        state: Of that one's watch.
     """
 
     net: Callable[[], nn.Module] = digits_net
@@ -75,6 +78,16 @@ class Plan:
     tamper: Tamper | None = None
     spoil: Callable[[Tensor, int], Tensor] | None = None
     watch: dict[str, Any] = field(default_factory=dict)
+    start: int = 0
+    weights: dict[str, Tensor] | None = None
+    state: dict[str, Any] | None = None
+
+    def model(self) -> nn.Module:
+        """With the weights that the training begins with."""
+        model = self.net()
+        if self.weights is not None:
+            model.load_state_dict(self.weights)
+        return model
 
 
 @dataclass(frozen=True)
@@ -108,6 +121,7 @@ class Seen:
         local: By the book, per step: what a monitor measures that knows nothing of other ranks.
         summed: Norms by a plain sum of squares over all ranks, per step: the next naive idea.
         weights: After the training, put together from all ranks.
+        state: Of the watch, after the training.
     """
 
     records: list[StepRecord]
@@ -116,6 +130,7 @@ class Seen:
     local: list[Figures]
     summed: list[dict[str, float]]
     weights: dict[str, Tensor]
+    state: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -169,10 +184,10 @@ def plain_name(name: str) -> str:
 
 def alone(plan: Plan) -> Seen:
     """The same training on one process, without a watch, clipped by torch's own functions."""
-    model = plan.net()
+    model = plan.model()
     optimizer = _optimizer(plan, model)
     seen: list[Figures] = []
-    for step, micro_batches in enumerate(batches(plan)):
+    for step, micro_batches in enumerate(batches(plan)[plan.start :], plan.start):
         optimizer.zero_grad()
         for x, y in micro_batches:
             (functional.cross_entropy(model(x), y) / plan.num_micro).backward()
@@ -189,8 +204,8 @@ def alone(plan: Plan) -> Seen:
 
 
 def together(place: Callable[[nn.Module], Placed], plan: Plan) -> Seen:
-    """The training as this rank sees it, watched."""
-    placed = place(plan.net())
+    """The training as this rank sees it, watched; with ``place=Placed`` also that of a single process."""
+    placed = place(plan.model())
     model = placed.model
     optimizer = _optimizer(plan, model)
     whole, local, summed = [], [], []
@@ -203,8 +218,10 @@ def together(place: Callable[[nn.Module], Placed], plan: Plan) -> Seen:
         return loss.detach()
 
     watch = gradwatch.watch(model, clip=plan.clip, every=1, **{"writers": [], **plan.watch})
+    if plan.state is not None:
+        watch.load_state_dict(plan.state)
     with watch:
-        for step, micro_batches in enumerate(batches(plan)):
+        for step, micro_batches in enumerate(batches(plan)[plan.start :], plan.start):
             optimizer.zero_grad()
             for index, (x, y) in enumerate(micro_batches):
                 if placed.micro is not None:
@@ -222,7 +239,7 @@ def together(place: Callable[[nn.Module], Placed], plan: Plan) -> Seen:
             optimizer.step()
     named = {plain_name(name): p.detach() for name, p in model.named_parameters()}
     weights = (placed.weights or (lambda: whole_of(named)))()
-    return Seen(watch.history, watch.incidents, whole, local, summed, weights)
+    return Seen(watch.history, watch.incidents, whole, local, summed, weights, watch.state_dict())
 
 
 def local_of(tensor: Tensor) -> Tensor:
@@ -237,6 +254,8 @@ def whole_of(tensors: dict[str, Tensor | None]) -> dict[str, Tensor]:
 
 
 def _summed(local: Figures) -> dict[str, float]:
+    if not dist.is_initialized():
+        return local.norm
     everywhere: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(everywhere, local.norm)
     names = {name: None for norms in everywhere for name in norms}
