@@ -10,7 +10,7 @@ from __future__ import annotations
 import gc
 import sys
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter, is_
 
@@ -20,6 +20,9 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 from torch.optim import Optimizer
 
+from gradwatch._distributed_parts import Part, is_dtensor, local, local_gradients, parts_of
+from gradwatch._distributed_roster import Holding
+from gradwatch._distributed_world import World, rank_and_size, world_of
 from gradwatch._statistics import Meter
 from gradwatch.records import Layer, ModelInfo, ModuleInfo
 
@@ -56,12 +59,16 @@ class Layout:
     Attributes:
         parameters: ``[num_params]``.
         layers: Their names and shapes.
-        meter: Measures tensors of these shapes.
+        meter: Measures tensors of the shapes that lie here.
+        parts: Which part of each parameter does; None where all are whole.
+        holding: What other processes have to know of it; None where there are none.
     """
 
     parameters: list[nn.Parameter]
     layers: tuple[Layer, ...]
     meter: Meter
+    parts: tuple[Part | None, ...] | None
+    holding: Holding | None
     _homes: tuple[list[dict[str, nn.Parameter | None]], list[str]] = field(repr=False)
     """Where the model keeps each of them: the owning module's own dict, and the key."""
     _owned: list[nn.Parameter] = field(repr=False)
@@ -73,8 +80,13 @@ class Layout:
     _device: torch.device | None = field(repr=False)
 
     def gradients(self) -> list[Tensor | None]:
-        """The gradients, ``[num_params]``, None where absent."""
-        return list(map(_GRAD, self.parameters))
+        """The elements of the gradients that lie here, ``[num_params]``, None where absent."""
+        gradients = list(map(_GRAD, self.parameters))
+        return gradients if self.parts is None else local_gradients(gradients)
+
+    def weights(self) -> Sequence[Tensor]:
+        """The elements of the parameters that lie here, ``[num_params]``."""
+        return self.parameters if self.parts is None else [local(parameter) for parameter in self.parameters]
 
     def among(self, gradients: list[Tensor]) -> list[Tensor]:
         """Those of ``gradients`` that are these parameters'."""
@@ -112,8 +124,11 @@ class Layouts:
         self._claimed: set[int] = set()
         """Parameters that some optimizer owns which has stepped, watched or not."""
         self._claimants: weakref.WeakKeyDictionary[Optimizer, int] = weakref.WeakKeyDictionary()
+        self.world: World | None = None
+        """Who else holds parts of the model, known once a layout was built."""
         self.info = _model_info(model)
         self._refresh()
+        self.find_world()
 
     def _refresh(self) -> list[_Entry]:
         model = self._model()
@@ -152,7 +167,7 @@ class Layouts:
             (_layer(entry), entry.parameter)
             for entry in self._refresh()
             if entry.parameter.requires_grad and id(entry.parameter) not in self._claimed
-            if entry.parameter.grad is not None and not is_lazy(entry.parameter) and not is_sharded(entry.parameter)
+            if entry.parameter.grad is not None and not is_lazy(entry.parameter) and not is_dtensor(entry.parameter)
         ]
 
     def owns_any(self, optimizer: Optimizer) -> bool:
@@ -192,13 +207,16 @@ class Layouts:
         ids = {id(p) for p in parameters}
         mine = [entry for entry in entries if id(entry.parameter) in ids and entry.parameter.requires_grad]
         ready = [entry for entry in mine if not is_lazy(entry.parameter)]
-        if any(is_sharded(entry.parameter) for entry in ready):
-            raise NotImplementedError("its parameters are sharded (DTensor), which gradwatch cannot measure yet")
         measured = [entry.parameter for entry in ready]
+        parts = self._parts(measured)
+        layers = tuple(_layer(entry, part) for entry, part in zip(ready, parts, strict=True))
+        is_split = any(part is not None for part in parts)
         return Layout(
             parameters=measured,
-            layers=tuple(_layer(entry) for entry in ready),
-            meter=Meter(measured),
+            layers=layers,
+            meter=Meter([local(parameter) for parameter in measured] if is_split else measured),
+            parts=parts if is_split else None,
+            holding=self._holding(measured, layers, parts),
             _homes=([entry.parameters for entry in ready], [entry.attribute for entry in ready]),
             _owned=parameters.copy(),
             _trainable=[parameter.requires_grad for parameter in parameters],
@@ -207,11 +225,32 @@ class Layouts:
             _device=_device(measured),
         )
 
+    def find_world(self) -> World | None:
+        """Who else holds parts of the model; looked for until somebody does."""
+        model = self._model()
+        if self.world is None and model is not None:
+            self.world = world_of(model)
+        return self.world
 
-def is_sharded(parameter: Tensor) -> bool:
-    """Whether it is one process's part of a larger parameter, as FSDP2 and tensor parallelism make them."""
-    kind = getattr(sys.modules.get("torch.distributed.tensor"), "DTensor", None)
-    return kind is not None and isinstance(parameter, kind)
+    def _parts(self, parameters: list[nn.Parameter]) -> tuple[Part | None, ...]:
+        model = self._model()
+        if model is None or rank_and_size()[1] == 1 and not any(map(is_dtensor, parameters)):
+            return (None,) * len(parameters)
+        part_of: Callable[[Tensor], Part | None] = parts_of(model)
+        return tuple(part_of(parameter) for parameter in parameters)
+
+    def _holding(
+        self, parameters: list[nn.Parameter], layers: tuple[Layer, ...], parts: tuple[Part | None, ...]
+    ) -> Holding | None:
+        world = self.find_world()
+        if world is None:
+            return None
+        return Holding(
+            rank=rank_and_size()[0],
+            layers=layers,
+            num_parts=tuple(1 if part is None else part.num_parts for part in parts),
+            stages=tuple(world.stages.get(id(parameter), 0) for parameter in parameters),
+        )
 
 
 def trainable_parameters(model: nn.Module) -> list[nn.Parameter]:
@@ -231,13 +270,13 @@ def _device(parameters: list[nn.Parameter]) -> torch.device | None:
     return parameters[0].device if parameters else None
 
 
-def _layer(entry: _Entry) -> Layer:
+def _layer(entry: _Entry, part: Part | None = None) -> Layer:
     parameter = entry.parameter
     return Layer(
         name=entry.name,
         module=entry.module_name,
         module_type=entry.module_type,
-        shape=tuple(parameter.shape),
+        shape=tuple(parameter.shape) if part is None else part.shape,
         dtype=str(parameter.dtype).removeprefix("torch."),
     )
 

@@ -15,6 +15,7 @@ from gradwatch import _measurement as step
 from gradwatch._audit import CLIPPED_TWICE, SCALED_GRADIENTS
 from gradwatch._budget import Budget
 from gradwatch._intervention import Intervention
+from gradwatch._joint import Joint
 from gradwatch._judges import Judges
 from gradwatch._ledger import Ledger
 from gradwatch._outlets import Outlets
@@ -73,6 +74,7 @@ class Monitor:
         self._intervention.foresee(optimizers or ())
         self._transfer: Transfer[step.Context] = Transfer()
         self._loss = LossReader(lambda: self._tracks.layouts)
+        self._joint = Joint(clip, every, self._loss)
 
     def bind(self, model: nn.Module, optimizers: Sequence[Optimizer] | None, writers: Iterable[Writer]) -> None:
         """Go on with another model, other optimizers or writers; counters, baselines and history stay."""
@@ -126,7 +128,9 @@ class Monitor:
         """It has: clip these gradients, too."""
         self._loss.take()
         if self._clip is not None and (track := self._tracks.of(optimizer)) is not None:
-            step.clip_gradients(step.measure(track, self._clip), track.layout, self._clip)
+            joint = track.exchange is not None
+            evaluation = self._joint.again(track, self._clip) if joint else step.measure(track, self._clip)
+            step.clip_gradients(evaluation, track, self._clip)
 
     @event
     def after_step(self, optimizer: Optimizer) -> None:
@@ -144,16 +148,17 @@ class Monitor:
         """A GradScaler did not call the optimizer."""
         if (track := self._tracks.of(optimizer)) is not None:
             if track.pending is None or not track.pending.early:
-                self._measure(track, optimizer, None, may_clip=False)
+                self._measure(track, optimizer, None, may_clip=False, skipped=True)
             self._emit(track, moved=False, skipped=True)
 
     @event
     def before_partial_step(self, optimizer: Optimizer) -> None:
         """An optimizer steps inside the backward pass, on its share of the gradients."""
         layout = self._tracks.layouts.of(optimizer)
-        share = step.measure(step.Track(step.Identity(-1, []), layout), self._clip)
+        alone = step.Track(step.Identity(-1, []), layout)
+        share = step.measure(alone, self._clip)
         share.lr = step.learning_rate(optimizer, share)
-        self._intervention.clip_share(share, layout, optimizer)
+        self._intervention.clip_share(share, alone, optimizer)
         self._tracks.add_partial(optimizer, share, layout, running_backward())
 
     @event
@@ -161,6 +166,8 @@ class Monitor:
         """The backward pass with the partial steps is over: they were one step."""
         if (track := self._tracks.take_partial()) is not None and track.pending is not None:
             self._loss.hand_over(track.pending)
+            if track.exchange is not None:
+                track.pending = self._joint.complete(track, track.pending)
             self._emit(track, moved=False)
 
     @event
@@ -178,24 +185,31 @@ class Monitor:
         if self._tracks.before_clip(gradients, num_changes, self._clip, self._every) and self._clip is not None:
             self.ledger.audit.say(CLIPPED_TWICE, clip=self._clip)
 
-    def _measure(self, track: step.Track, optimizer: Any, scale: Any, *, may_clip: bool = True) -> None:
+    def _measure(
+        self, track: step.Track, optimizer: Any, scale: Any, *, may_clip: bool = True, skipped: bool = False
+    ) -> None:
         if track.pending is not None:
             self._emit(track, moved=False)  # the step before has raised
-        sampled = track.is_sampled(self._every)
-        measurement = track.pending = step.measure(track, self._clip, scale, sampled=sampled)
-        if measurement.statistics is not measurement.current and scale is not None:
+        if track.exchange is not None:
+            measurement = track.pending = self._joint.measure(track, optimizer, scale, skipped=skipped)
+        else:
+            sampled = track.is_sampled(self._every)
+            measurement = track.pending = step.measure(track, self._clip, scale, sampled=sampled)
+        if measurement.was_clipped and scale is not None:
             self.ledger.audit.say(SCALED_GRADIENTS)
         if may_clip:
             self._intervention.clip(track, optimizer, but=self)
-        measurement.lr = step.learning_rate(optimizer, measurement)
-        self._loss.hand_over(measurement)
-        step.look_at_weights(measurement, track)
+        if track.exchange is None:
+            measurement.lr = step.learning_rate(optimizer, measurement)
+            self._loss.hand_over(measurement)
+            step.look_at_weights(measurement, track)
         self._tracks.probing.hand_over(measurement, track)
 
     def _emit(self, track: step.Track, *, moved: bool, skipped: bool = False) -> None:
-        tensors, context = step.finish(track, self.num_steps, every=self._every, moved=moved, skipped=skipped)
-        self._transfer.send(tensors, context)
-        self.num_steps += 1
+        number, self.num_steps = self.num_steps, self.num_steps + 1
+        parcel = step.finish(track, number, every=self._every, moved=moved, skipped=skipped)
+        for tensors, context in self._joint.in_order(track, parcel):
+            self._transfer.send(tensors, context)
         self.receive()
         track.plan(self._every, self._budget)
         self._tracks.probing.prepare(self._tracks.live())
@@ -204,6 +218,8 @@ class Monitor:
         """Judge and write what has arrived on the host."""
         with self.price.lock:
             for context, arrays in self._transfer.receive(wait=wait):
+                if not self._joint.is_complete(context, arrays):
+                    continue
                 record = step.record_of(context, arrays)
                 self.ledger.take(record, self._tracks.layouts.info)
                 self._tracks.probing.follow(record)
@@ -221,7 +237,10 @@ class Monitor:
     def _finish_steps(self) -> None:
         for track in self._tracks.live():
             if track.pending is not None:
+                track.pending.outdated &= track.exchange is None  # the others may be gone: nothing is exchanged any more
                 self._emit(track, moved=False)
+        for tensors, context in self._joint.rest():
+            self._transfer.send(tensors, context)
         self.receive(wait=True)
 
     def summary(self) -> RunSummary:

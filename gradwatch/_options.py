@@ -10,11 +10,11 @@ from torch import nn
 from torch.optim import Optimizer
 
 from gradwatch._identities import check_identity
-from gradwatch._layout import is_sharded, trainable_parameters
+from gradwatch._layout import trainable_parameters
 from gradwatch._probes.schedule import Probes
 from gradwatch.clipping import Clip
 from gradwatch.detectors import Detector, default_detectors
-from gradwatch.errors import ArgumentTypeError, ArgumentValueError, is_number, warn
+from gradwatch.errors import ArgumentTypeError, ArgumentValueError, is_number
 from gradwatch.suppression import Suppression
 
 EVERY = 10
@@ -34,11 +34,6 @@ def check_model(model: object, clip: Clip | None) -> nn.Module:
     if not parameters:
         raise ArgumentValueError(
             "model", model, "it has no parameter with requires_grad=True, so there is no gradient to watch"
-        )
-    if any(is_sharded(parameter) for parameter in parameters):
-        warn(
-            f"gradwatch: the parameters of {type(model).__name__} are sharded (DTensor, as FSDP2 and tensor "
-            "parallelism make them), which gradwatch cannot measure yet: it will record nothing and clip nothing"
         )
     if clip is not None and clip.per_parameter and any(parameter.is_complex() for parameter in parameters):
         raise ArgumentValueError("clip", clip, "complex gradients cannot be clamped by value; use ClipNorm")

@@ -46,6 +46,9 @@ class Probes:
             raise ArgumentValueError("every", self.every, "must be at least 1")
 
 
+SHARDED = Unavailable(
+    "activations and output gradients", "the model is sharded over several processes, each of which sees its own"
+)
 SWITCHED_OFF = Unavailable("activations and output gradients", "the probes are switched off (probes=False)")
 
 
@@ -72,7 +75,7 @@ class Probing:
 
     def prepare(self, tracks: list[Track]) -> None:
         """A step is over: look at the next one?"""
-        if self._probes is None or not self._probes.forward:
+        if self._probes is None or not self._probes.forward or self._layouts.world is not None:
             return
         numbers = [track.identity.num_steps for track in tracks]
         due = any(self._is_due(number, self._probes.every) for number in numbers)
@@ -93,7 +96,11 @@ class Probing:
             track: Whose step it is.
             moved: Whether the weights are not those of the forward pass any more.
         """
-        if self._is_due(track.identity.num_steps, 1 if self._probes is None else self._probes.every):
+        is_due = self._is_due(track.identity.num_steps, 1 if self._probes is None else self._probes.every)
+        if track.exchange is not None:
+            measurement.sighting.unavailable += (SHARDED,) if is_due else ()
+            return
+        if is_due:
             self._look_for_ownerless(measurement)
             if self._obstacle is not None:
                 measurement.sighting.unavailable += (self._obstacle,)
