@@ -6,7 +6,7 @@ everything else (one process, DDP, ZeRO's optimizer) every process sees the redu
 
 What is agreed. Before its first step every process tells its layers (one ``all_gather_object``); the
 :class:`~gradwatch._distributed_roster.Roster` is their union in a fixed order, so that None, empty and uneven parts,
-and layers that live on some processes only, have their row on all. Copies share one weight: ``num_parts / num_holders``.
+and layers that live on some processes only, have their row on all. Copies of a part share its weight in a sum.
 
 What is exchanged. One SUM in float64: per parameter the weighted sums of squares and non-finite counts (before
 anybody's clipping, and as they are now); on sampled steps those of the weights; the update of the sampled step before,
@@ -194,8 +194,9 @@ class Exchange:
         """Whether this process still holds what it has told."""
         return self.own is self._agreed
 
-    def hold(self, own: Holding) -> None:
+    def hold(self, own: Holding, device: torch.device) -> None:
         """This process holds something else from now on, or the same: no collective yet."""
+        self._device = device
         self.own = self._agreed if own == self._agreed else own
         self.view = self.roster.view(own, self._device)
 

@@ -7,6 +7,7 @@ device; :func:`record_of` is what becomes of it on the host.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,7 +27,7 @@ from gradwatch._statistics import ALWAYS, Column, Statistics
 from gradwatch._transfer import Arrays, look, on_host
 from gradwatch.clipping import Clip, ClipNorm
 from gradwatch.errors import NonfiniteGradientError
-from gradwatch.records import Layer, StepRecord
+from gradwatch.records import Layer, StepRecord, Unavailable
 
 
 @dataclass
@@ -388,6 +389,24 @@ def record_of(context: Context, arrays: Arrays) -> StepRecord:
         ownerless=context.sighting.without_owner(arrays),
         birthplace=context.sighting.birthplace,
         unavailable=context.sighting.unavailable,
+    )
+
+
+def without_numbers(record: StepRecord, missing: Sequence[int]) -> StepRecord:
+    """A step that these processes have not measured their part of: what is known of it is less than its norms."""
+    which = ", ".join(map(str, missing))
+    unknown = Unavailable("the gradients of this step", f"gradwatch failed on rank {which}")
+    return StepRecord(
+        step=record.step,
+        optimizer=record.optimizer,
+        layers=record.layers,
+        grad_norm=np.full(len(record.layers), np.nan),
+        num_nonfinite=np.zeros(len(record.layers), dtype=np.int64),
+        total_norm=math.nan,
+        clipped_norm=math.nan,
+        skipped=record.skipped,
+        lr=record.lr,
+        unavailable=(unknown,),
     )
 
 
