@@ -35,9 +35,9 @@ from gradwatch._distributed_world import World
 from gradwatch._statistics import ALWAYS, Column, Reduction, Statistics
 from gradwatch._transfer import look, on_host, wait_for
 
-FAILED, CHANGED, TOLD, BORN = 1.0, 2.0, 4.0, 8.0
-"""Flags of a process, to be added: its watcher has failed, its layout has changed, it was told a loss, it knows where a
-non-finite loss was born."""
+FAILED, CHANGED, TOLD, SEEN = 1.0, 2.0, 4.0, 8.0
+"""Flags of a process, to be added: its watcher has failed, its layout has changed, it was told a loss, it has something
+to say of where a non-finite loss was born."""
 
 _PER_RANK = 4
 """Non-finite elements, largest element, loss, flags."""
@@ -255,8 +255,8 @@ class Exchange:
         squares = self.view.share(statistics[Column.SQUARED_NORM].unsqueeze(1)).sum().reshape(1)
         return self._world.add(squares)[0].sqrt()
 
-    def birthplace(self, found: object) -> object:
-        """The first process's that knows where a non-finite loss was born: a collective of its own, at a bad step."""
+    def first(self, found: object) -> object:
+        """What the first process has that has something: a collective of its own, at a bad step."""
         return next((one for one in self._world.gather(found) if one is not None), None)
 
     def _summands(self, share: Share, form: Form, updates_of: View | None) -> Tensor:

@@ -14,15 +14,15 @@ import torch
 from torch import Tensor
 
 from gradwatch import _measurement as step
-from gradwatch._distributed import BORN, FAILED, Exchange, Form, Share, Whole
+from gradwatch._distributed import FAILED, SEEN, Exchange, Form, Share, Whole
 from gradwatch._distributed_roster import View
 from gradwatch._probes.loss_reader import LossReader
+from gradwatch._probes.sighting import Sighting
 from gradwatch._statistics import Column, Statistics
 from gradwatch._transfer import Arrays, look, on_host
 from gradwatch._voice import is_speaker
 from gradwatch.clipping import Clip, ClipValue
 from gradwatch.errors import warn
-from gradwatch.records import Birthplace
 
 Parcel = tuple[dict[str, Tensor], step.Context]
 
@@ -152,7 +152,7 @@ class Joint:
             loss=local.extras.get("loss"),
             lr=lr,
             skipped=0.0 if skipped is None else skipped if isinstance(skipped, Tensor) else float(skipped),
-            flags=0.0 if local.sighting.birthplace is None else BORN,
+            flags=0.0 if _seen(local.sighting) is None else SEEN,
         )
 
     def _look(
@@ -166,10 +166,10 @@ class Joint:
         if (is_bad and not track.was_bad) or look(whole.num_nonfinite_weight).any():
             measurement.extras["num_nonfinite_weight"] = whole.num_nonfinite_weight
         track.was_bad = is_bad
-        if look(whole.raised(BORN)).any():
-            own = None if local is None else local.sighting.birthplace
-            found = _exchange(track).birthplace(own)
-            measurement.sighting.birthplace = found if isinstance(found, Birthplace) else None
+        if look(whole.raised(SEEN)).any():
+            found = _exchange(track).first(None if local is None else _seen(local.sighting))
+            if isinstance(found, Sighting):
+                measurement.sighting = found
 
     # -------------------------------------------------------------------------------------------------- keeping order
 
@@ -277,6 +277,9 @@ def _measurement(whole: Whole, local: step.Measurement | None, form: Form, scale
         measurement.extras["weight_norm"] = whole.weight_norm
     if local is not None:
         measurement.weights, measurement.was_clipped = local.weights, local.was_clipped
-        measurement.sighting = local.sighting
-        measurement.sighting.birthplace = None  # of this process alone
     return measurement
+
+
+def _seen(sighting: Sighting) -> Sighting | None:
+    """What was seen of a bad loss, if anything."""
+    return sighting if sighting.birthplace is not None or sighting.unavailable else None

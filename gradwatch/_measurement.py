@@ -17,7 +17,7 @@ from torch import Tensor
 
 from gradwatch._before_clip import BeforeClip
 from gradwatch._budget import SAMPLE, Budget
-from gradwatch._distributed import Exchange
+from gradwatch._distributed import TOLD, Exchange
 from gradwatch._distributed_roster import Holding
 from gradwatch._fused import LeftToStep
 from gradwatch._layout import Layout
@@ -27,7 +27,7 @@ from gradwatch._statistics import ALWAYS, Column, Statistics
 from gradwatch._transfer import Arrays, look, on_host
 from gradwatch.clipping import Clip, ClipNorm
 from gradwatch.errors import NonfiniteGradientError
-from gradwatch.records import Layer, StepRecord, Unavailable
+from gradwatch.records import Float64Array, Layer, Ranks, StepRecord, Unavailable
 
 
 @dataclass
@@ -389,6 +389,21 @@ def record_of(context: Context, arrays: Arrays) -> StepRecord:
         ownerless=context.sighting.without_owner(arrays),
         birthplace=context.sighting.birthplace,
         unavailable=context.sighting.unavailable,
+        ranks=_ranks(context, arrays["ranks"]) if "ranks" in arrays else None,
+    )
+
+
+def _ranks(context: Context, values: Float64Array) -> Ranks | None:
+    """What each process had of this step, where something was not finite."""
+    num_nonfinite, largest, losses, flags = values.T
+    told = (flags // TOLD) % 2 > 0
+    if not num_nonfinite.any() and np.isfinite(losses[told]).all():
+        return None
+    return Ranks(
+        numbers=context.ranks,
+        num_nonfinite=tuple(int(count) for count in num_nonfinite),
+        loss=tuple(float(loss) if known else None for loss, known in zip(losses, told, strict=True)),
+        grad_max=tuple(largest.tolist()) if Column.ABS_MAX in context.columns else None,
     )
 
 
