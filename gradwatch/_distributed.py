@@ -6,7 +6,7 @@ everything else (one process, DDP, ZeRO's optimizer) every process sees the redu
 
 What is agreed. Before its first step every process tells its layers (one ``all_gather_object``); the
 :class:`~gradwatch._distributed_roster.Roster` is their union in a fixed order, so that None, empty and uneven parts,
-and layers that live on some processes only, have their row on all. Copies share one weight: ``num_parts / num_holders``.
+and layers that live on some processes only, have their row on all. Copies of a part share its weight in a sum.
 
 What is exchanged. One SUM in float64: per parameter the weighted sums of squares and non-finite counts (before
 anybody's clipping, and as they are now); on sampled steps those of the weights; the update of the sampled step before,
@@ -35,9 +35,9 @@ from gradwatch._distributed_world import World
 from gradwatch._statistics import ALWAYS, Column, Reduction, Statistics
 from gradwatch._transfer import look, on_host, wait_for
 
-FAILED, CHANGED, TOLD, BORN = 1.0, 2.0, 4.0, 8.0
-"""Flags of a process, to be added: its watcher has failed, its layout has changed, it was told a loss, it knows where a
-non-finite loss was born."""
+FAILED, CHANGED, TOLD, SEEN = 1.0, 2.0, 4.0, 8.0
+"""Flags of a process, to be added: its watcher has failed, its layout has changed, it was told a loss, it has something
+to say of where a non-finite loss was born."""
 
 _PER_RANK = 4
 """Non-finite elements, largest element, loss, flags."""
@@ -194,8 +194,9 @@ class Exchange:
         """Whether this process still holds what it has told."""
         return self.own is self._agreed
 
-    def hold(self, own: Holding) -> None:
+    def hold(self, own: Holding, device: torch.device) -> None:
         """This process holds something else from now on, or the same: no collective yet."""
+        self._device = device
         self.own = self._agreed if own == self._agreed else own
         self.view = self.roster.view(own, self._device)
 
@@ -254,8 +255,8 @@ class Exchange:
         squares = self.view.share(statistics[Column.SQUARED_NORM].unsqueeze(1)).sum().reshape(1)
         return self._world.add(squares)[0].sqrt()
 
-    def birthplace(self, found: object) -> object:
-        """The first process's that knows where a non-finite loss was born: a collective of its own, at a bad step."""
+    def first(self, found: object) -> object:
+        """What the first process has that has something: a collective of its own, at a bad step."""
         return next((one for one in self._world.gather(found) if one is not None), None)
 
     def _summands(self, share: Share, form: Form, updates_of: View | None) -> Tensor:

@@ -25,7 +25,7 @@ class Holding:
         layers: Its layers, ``[num_local]``, with the shapes of the whole parameters.
         num_parts: Into how many different parts each is split, ``[num_local]``.
         stages: The pipeline stage that each belongs to, ``[num_local]``; 0 without a pipeline.
-        trouble: Why it has none, "" where all is well.
+        trouble: Why it cannot tell them, "" where all is well.
     """
 
     rank: int
@@ -93,7 +93,7 @@ class Roster:
         self.ranks = tuple(holding.rank for holding in holdings)
         """The numbers of the processes, ``[num_ranks]``."""
         self.trouble = {holding.rank: holding.trouble for holding in holdings if holding.trouble}
-        """What keeps them from agreeing, by the number of the process; empty where all is well."""
+        """What keeps some from telling what they hold, by the number of the process; empty where all is well."""
 
     def view(self, own: Holding, device: torch.device) -> View:
         """How one process's layers stand in it, with tensors on ``device``.

@@ -83,7 +83,7 @@ def world_of(model: nn.Module) -> World | None:
     """Who holds parts of this model; None where it lies whole here, and where there is only one process.
 
     Parts are: DTensors, FSDP1's flat parameters, and the stages of a pipeline made with
-    ``torch.distributed.pipelining``. A process that holds none of a mesh that does not cover all processes is not asked.
+    ``torch.distributed.pipelining``. Who is outside of a mesh that does not cover all processes is not asked.
     """
     if rank_and_size()[1] == 1:
         return None

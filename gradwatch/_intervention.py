@@ -63,7 +63,8 @@ class Intervention:
         if measurement.was_clipped:
             self._audit.say(CLIPPED_TWICE, clip=rule)
         # fused kernels take plain tensors beside plain ones; and who leaves it must be the same on every process
-        leave = isinstance(rule, ClipNorm) and track.exchange is None and self._divisions.possible(optimizer, track.layout)
+        leave = isinstance(rule, ClipNorm) and track.exchange is None
+        leave = leave and self._divisions.possible(optimizer, track.layout)
         leave = leave and len(concerned(optimizer)) == 1  # another watch shall find the gradients clipped
         # the kernel does not advance the version counters
         tell_all(lambda other: other.before_clip(track.layout.present_gradients(), 0 if leave else 1), but=but)

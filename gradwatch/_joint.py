@@ -6,7 +6,7 @@ record of a sampled step waits for it. The very last one of a run is recorded wi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,14 +14,15 @@ import torch
 from torch import Tensor
 
 from gradwatch import _measurement as step
-from gradwatch._distributed import BORN, FAILED, Exchange, Form, Share, Whole
+from gradwatch._distributed import FAILED, SEEN, Exchange, Form, Share, Whole
 from gradwatch._distributed_roster import View
 from gradwatch._probes.loss_reader import LossReader
+from gradwatch._probes.sighting import Sighting
 from gradwatch._statistics import Column, Statistics
 from gradwatch._transfer import Arrays, look, on_host
+from gradwatch._voice import is_speaker
 from gradwatch.clipping import Clip, ClipValue
 from gradwatch.errors import warn
-from gradwatch.records import Birthplace
 
 Parcel = tuple[dict[str, Tensor], step.Context]
 
@@ -31,12 +32,12 @@ class _Owed:
     """A record that waits for its update.
 
     Attributes:
-        parcel: The record to be.
+        parcel: The record to be; None where it could not be made.
         view: How the rows of the update stand in the roster of its step.
         update: Squared norms of update and weight here, ``[num_local, 2]``; None where that has failed.
     """
 
-    parcel: Parcel
+    parcel: Parcel | None
     view: View
     update: Tensor | None
 
@@ -96,7 +97,7 @@ class Joint:
 
     def again(self, track: step.Track, clip: Clip) -> step.Measurement:
         """Measure for the clipping of a further evaluation of a closure."""
-        form = self._form(track, sampled=False, updated=False)
+        form = self._form(sampled=False, updated=False)
         local = step.measure(track, clip)
         exchange = _exchange(track)
         return _measurement(exchange.reduce(Share(local.statistics, local.current), form), local, form, None)
@@ -108,7 +109,7 @@ class Joint:
         if exchange.settle_late():
             exchange.agree(step.holding_of(track))
         for _ in range(2):  # once more where somebody's layout has changed
-            form = self._form(track, sampled=sampled, updated=True)
+            form = self._form(sampled=sampled, updated=True)
             share, local = exchange.neutral(form.columns), None
             try:
                 local = measured()
@@ -129,7 +130,7 @@ class Joint:
             self._look(measurement, whole, track, local)
         return measurement
 
-    def _form(self, track: step.Track, *, sampled: bool, updated: bool) -> Form:
+    def _form(self, *, sampled: bool, updated: bool) -> Form:
         owed = self._owed if updated else None
         return Form(
             columns=step.columns_for(self._clip, sampled=sampled),
@@ -151,7 +152,7 @@ class Joint:
             loss=local.extras.get("loss"),
             lr=lr,
             skipped=0.0 if skipped is None else skipped if isinstance(skipped, Tensor) else float(skipped),
-            flags=0.0 if local.sighting.birthplace is None else BORN,
+            flags=0.0 if _seen(local.sighting) is None else SEEN,
         )
 
     def _look(
@@ -165,21 +166,39 @@ class Joint:
         if (is_bad and not track.was_bad) or look(whole.num_nonfinite_weight).any():
             measurement.extras["num_nonfinite_weight"] = whole.num_nonfinite_weight
         track.was_bad = is_bad
-        if look(whole.raised(BORN)).any():
-            own = None if local is None else local.sighting.birthplace
-            found = _exchange(track).birthplace(own)
-            measurement.sighting.birthplace = found if isinstance(found, Birthplace) else None
+        if look(whole.raised(SEEN)).any():
+            found = _exchange(track).first(None if local is None else _seen(local.sighting))
+            if isinstance(found, Sighting):
+                measurement.sighting = found
 
     # -------------------------------------------------------------------------------------------------- keeping order
 
-    def in_order(self, track: step.Track, parcel: Parcel) -> Iterator[Parcel]:
-        """The parcels that may leave now that another one is there; of a sampled step, the track has its update."""
-        self._queue.append(parcel)
-        if track.exchange is not None and parcel[1].sampled:
-            self._owed = _Owed(parcel, track.exchange.view, track.update)
-            track.update = None
+    def in_order(self, track: step.Track, finish: Callable[[], Parcel]) -> Iterator[Parcel]:
+        """The parcels that may leave now that a step is over.
+
+        Args:
+            track: Whose step it was.
+            finish: Makes the parcel; of a sampled step it leaves the update on the track. Whether it can or not, the
+                other processes expect one.
+        """
+        is_owed = track.exchange is not None and track.is_sampled(self._every)
+        parcel = None
+        try:
+            tensors, context = finish()
+            if is_owed:  # the next step may change what it shares
+                tensors = {name: tensor.clone() for name, tensor in tensors.items()}
+            parcel = (tensors, context)
+            self._queue.append(parcel)
+        finally:
+            if is_owed:
+                self._owed = _Owed(parcel, _exchange(track).view, track.update)
+                track.update = None
         if self._owed is None:
             yield from self.rest()
+
+    def waiting(self) -> list[Parcel]:
+        """What waits for its update, and what is behind it."""
+        return self._queue
 
     def rest(self) -> Iterator[Parcel]:
         """All that is left, in order; what waits for its update gets none."""
@@ -188,25 +207,37 @@ class Joint:
         yield from queue
 
     def _release(self, update: Tensor | None) -> None:
-        if self._owed is not None and update is not None:  # on the same steps on all processes, moved or not
+        if self._owed is not None and self._owed.parcel is not None and update is not None:
             moved, size = update.unbind(1)
             self._owed.parcel[0]["update_ratio"] = (moved / size).sqrt()
         self._owed = None
 
-    def is_complete(self, context: step.Context, arrays: Arrays) -> bool:
-        """Whether every process has measured its part of a step; where not, say so once."""
+    def missing(self, context: step.Context, arrays: Arrays) -> list[int]:
+        """The processes that have not measured their part of a step; where there are any, say so once."""
         if "ranks" not in arrays:
-            return True
+            return []
         failed = [rank for rank, flags in zip(context.ranks, arrays["ranks"][:, 3], strict=True) if flags % 2 > 0]
         if failed and not self._has_told:
             self._has_told = True
-            own = f" ({type(self._error).__name__}: {self._error})" if self._error is not None else ""
-            which = f"rank {failed[0]}" if len(failed) == 1 else f"ranks {', '.join(map(str, failed))}"
-            warn(
-                f"gradwatch failed while measuring on {which}{own}; the training goes on, and steps that are not "
-                "measured on every rank are not recorded and not clipped. This is said only once"
-            )
-        return not failed
+            self._tell(named(failed))
+        return failed
+
+    def _tell(self, which: str) -> None:
+        """The process itself says what, the first one that there is something."""
+        own = self._error
+        if own is None and not is_speaker():
+            return
+        why = f"({type(own).__name__}: {own})" if own is not None else "(its own output says why)"
+        warn(
+            f"gradwatch failed while measuring on {which}; the training goes on, and steps that are not measured on "
+            f"every rank are not judged and not clipped. This is said only once {why}"
+        )
+
+
+def named(ranks: Sequence[int]) -> str:
+    """``rank 1``, ``ranks 0, 1 and 3``."""
+    *first, last = map(str, ranks)
+    return f"ranks {', '.join(first)} and {last}" if first else f"rank {last}"
 
 
 def _exchange(track: step.Track) -> Exchange:
@@ -246,6 +277,9 @@ def _measurement(whole: Whole, local: step.Measurement | None, form: Form, scale
         measurement.extras["weight_norm"] = whole.weight_norm
     if local is not None:
         measurement.weights, measurement.was_clipped = local.weights, local.was_clipped
-        measurement.sighting = local.sighting
-        measurement.sighting.birthplace = None  # of this process alone
     return measurement
+
+
+def _seen(sighting: Sighting) -> Sighting | None:
+    """What was seen of a bad loss, if anything."""
+    return sighting if sighting.birthplace is not None or sighting.unavailable else None

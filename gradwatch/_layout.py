@@ -110,6 +110,12 @@ class Layout:
         )
 
 
+def nothing(trouble: str) -> Layout:
+    """The layout of a process that cannot tell its parameters, while others wait for it."""
+    holding = Holding(rank_and_size()[0], trouble=trouble)
+    return Layout([], (), Meter([]), None, holding, ([], []), [], [], _complete=False, _nbytes=[], _device=None)
+
+
 class Layouts:
     """The layouts of one model, one for each optimizer. Holds the model weakly."""
 
@@ -234,7 +240,7 @@ class Layouts:
 
     def _parts(self, parameters: list[nn.Parameter]) -> tuple[Part | None, ...]:
         model = self._model()
-        if model is None or rank_and_size()[1] == 1 and not any(map(is_dtensor, parameters)):
+        if model is None or (rank_and_size()[1] == 1 and not any(map(is_dtensor, parameters))):
             return (None,) * len(parameters)
         part_of: Callable[[Tensor], Part | None] = parts_of(model)
         return tuple(part_of(parameter) for parameter in parameters)

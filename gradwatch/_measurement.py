@@ -7,6 +7,7 @@ device; :func:`record_of` is what becomes of it on the host.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from gradwatch._before_clip import BeforeClip
 from gradwatch._budget import SAMPLE, Budget
-from gradwatch._distributed import Exchange
+from gradwatch._distributed import TOLD, Exchange
 from gradwatch._distributed_roster import Holding
 from gradwatch._fused import LeftToStep
 from gradwatch._layout import Layout
@@ -26,7 +27,7 @@ from gradwatch._statistics import ALWAYS, Column, Statistics
 from gradwatch._transfer import Arrays, look, on_host
 from gradwatch.clipping import Clip, ClipNorm
 from gradwatch.errors import NonfiniteGradientError
-from gradwatch.records import Layer, StepRecord
+from gradwatch.records import Float64Array, Layer, Ranks, StepRecord, Unavailable
 
 
 @dataclass
@@ -388,6 +389,39 @@ def record_of(context: Context, arrays: Arrays) -> StepRecord:
         ownerless=context.sighting.without_owner(arrays),
         birthplace=context.sighting.birthplace,
         unavailable=context.sighting.unavailable,
+        ranks=_ranks(context, arrays["ranks"]) if "ranks" in arrays else None,
+    )
+
+
+def _ranks(context: Context, values: Float64Array) -> Ranks | None:
+    """What each process had of this step, where something was not finite."""
+    num_nonfinite, largest, losses, flags = values.T
+    told = (flags // TOLD) % 2 > 0
+    if not num_nonfinite.any() and np.isfinite(losses[told]).all():
+        return None
+    return Ranks(
+        numbers=context.ranks,
+        num_nonfinite=tuple(int(count) for count in num_nonfinite),
+        loss=tuple(float(loss) if known else None for loss, known in zip(losses, told, strict=True)),
+        grad_max=tuple(largest.tolist()) if Column.ABS_MAX in context.columns else None,
+    )
+
+
+def without_numbers(record: StepRecord, missing: Sequence[int]) -> StepRecord:
+    """A step that these processes have not measured their part of: what is known of it is less than its norms."""
+    which = ", ".join(map(str, missing))
+    unknown = Unavailable("the gradients of this step", f"gradwatch failed on rank {which}")
+    return StepRecord(
+        step=record.step,
+        optimizer=record.optimizer,
+        layers=record.layers,
+        grad_norm=np.full(len(record.layers), np.nan),
+        num_nonfinite=np.zeros(len(record.layers), dtype=np.int64),
+        total_norm=math.nan,
+        clipped_norm=math.nan,
+        skipped=record.skipped,
+        lr=record.lr,
+        unavailable=(unknown,),
     )
 
 

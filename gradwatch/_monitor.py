@@ -6,6 +6,7 @@ gradients -> statistics -> clipping -> transfer -> StepRecord -> detectors -> di
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -24,10 +25,10 @@ from gradwatch._probes.loss_reader import LossReader
 from gradwatch._probes.schedule import Probes
 from gradwatch._steps import has_step_hook, running_backward
 from gradwatch._tracks import Tracks
-from gradwatch._transfer import Transfer
+from gradwatch._transfer import Arrays, Transfer, as_arrays
 from gradwatch.clipping import Clip
 from gradwatch.errors import StateError, damaged_state_is_told
-from gradwatch.records import RunSummary
+from gradwatch.records import RunSummary, StepRecord
 from gradwatch.writers import Writer
 
 _STATE_VERSION = 1
@@ -98,7 +99,7 @@ class Monitor:
     @event
     def begin(self, optimizer: Any, scale: Tensor | float | None = None) -> None:
         """The gradients are complete, and torch's own hook is still to come, if it comes at all."""
-        if (track := self._tracks.of(optimizer)) is None or (track.pending is not None and track.pending.closed):
+        if (track := self._track_of(optimizer)) is None or (track.pending is not None and track.pending.closed):
             return
         self._measure(track, optimizer, scale)
         if track.pending is not None:
@@ -109,7 +110,7 @@ class Monitor:
     @event
     def before_step(self, optimizer: Optimizer) -> None:
         """The gradients are complete: measure, look, clip."""
-        if (track := self._tracks.of(optimizer)) is None:
+        if (track := self._track_of(optimizer)) is None:
             return
         if track.pending is None or not track.pending.early:
             self._measure(track, optimizer, self._intervention.scale_of(optimizer))
@@ -120,14 +121,14 @@ class Monitor:
     @event
     def before_closure_again(self, optimizer: Optimizer) -> None:
         """LBFGS evaluates its closure again: the record stays that of the first evaluation."""
-        if (track := self._tracks.of(optimizer)) is not None and track.pending is not None:
+        if (track := self._track_of(optimizer)) is not None and track.pending is not None:
             track.pending.closed = True
 
     @event
     def after_closure_again(self, optimizer: Optimizer) -> None:
         """It has: clip these gradients, too."""
         self._loss.take()
-        if self._clip is not None and (track := self._tracks.of(optimizer)) is not None:
+        if self._clip is not None and (track := self._track_of(optimizer)) is not None:
             joint = track.exchange is not None
             evaluation = self._joint.again(track, self._clip) if joint else step.measure(track, self._clip)
             step.clip_gradients(evaluation, track, self._clip)
@@ -138,7 +139,7 @@ class Monitor:
         self._intervention.after_step(optimizer)
         track = self._tracks.known(optimizer)
         if track is None or track.pending is None:  # an optimizer that did not evaluate its closure
-            if (track := self._tracks.of(optimizer)) is None:
+            if (track := self._track_of(optimizer)) is None:
                 return
             self._measure(track, optimizer, None, may_clip=False)
         self._emit(track, moved=True)
@@ -146,7 +147,7 @@ class Monitor:
     @event
     def step_skipped(self, optimizer: Optimizer) -> None:
         """A GradScaler did not call the optimizer."""
-        if (track := self._tracks.of(optimizer)) is not None:
+        if (track := self._track_of(optimizer)) is not None:
             if track.pending is None or not track.pending.early:
                 self._measure(track, optimizer, None, may_clip=False, skipped=True)
             self._emit(track, moved=False, skipped=True)
@@ -173,7 +174,7 @@ class Monitor:
     @event
     def before_unscale(self, optimizer: Optimizer, scale: Tensor) -> None:
         """A GradScaler is about to take its factor out of the gradients."""
-        if (track := self._tracks.of(optimizer)) is not None:
+        if (track := self._track_of(optimizer)) is not None:
             track.loss_scale = scale.clone()  # the scaler changes it in place
             if track.before_clip is not None and track.before_clip.holds_any():
                 track.before_clip.scale = track.loss_scale
@@ -184,6 +185,15 @@ class Monitor:
         """Somebody else is about to clip."""
         if self._tracks.before_clip(gradients, num_changes, self._clip, self._every) and self._clip is not None:
             self.ledger.audit.say(CLIPPED_TWICE, clip=self._clip)
+
+    def _track_of(self, optimizer: Any) -> step.Track | None:
+        """Its track; where that fails and other processes wait for us, one that takes part all the same."""
+        try:
+            return self._tracks.of(optimizer)
+        except Exception as error:
+            if (track := self._tracks.excused(optimizer, error)) is None:
+                raise
+            return track
 
     def _measure(
         self, track: step.Track, optimizer: Any, scale: Any, *, may_clip: bool = True, skipped: bool = False
@@ -207,8 +217,8 @@ class Monitor:
 
     def _emit(self, track: step.Track, *, moved: bool, skipped: bool = False) -> None:
         number, self.num_steps = self.num_steps, self.num_steps + 1
-        parcel = step.finish(track, number, every=self._every, moved=moved, skipped=skipped)
-        for tensors, context in self._joint.in_order(track, parcel):
+        finish = partial(step.finish, track, number, every=self._every, moved=moved, skipped=skipped)
+        for tensors, context in self._joint.in_order(track, finish):
             self._transfer.send(tensors, context)
         self.receive()
         track.plan(self._every, self._budget)
@@ -217,12 +227,28 @@ class Monitor:
     def receive(self, *, wait: bool = False) -> None:
         """Judge and write what has arrived on the host."""
         with self.price.lock:
+            errors = []
             for context, arrays in self._transfer.receive(wait=wait):
-                if not self._joint.is_complete(context, arrays):
-                    continue
-                record = step.record_of(context, arrays)
-                self.ledger.take(record, self._tracks.layouts.info)
-                self._tracks.probing.follow(record)
+                try:
+                    self._take(context, arrays)
+                except Exception as error:  # noqa: BLE001 - it does not keep back the records behind it
+                    errors.append(error)
+            if errors:
+                raise errors[0]
+
+    def _take(self, context: step.Context, arrays: Arrays) -> None:
+        record = step.record_of(context, arrays)
+        if missing := self._joint.missing(context, arrays):
+            self.ledger.keep(step.without_numbers(record, missing))
+        else:
+            self.ledger.take(record, self._tracks.layouts.info)
+            self._tracks.probing.follow(record)
+
+    def waiting(self) -> list[StepRecord]:
+        """The last steps where many processes share the model, as far as they are known: they are yet to be judged."""
+        with self.price.lock:
+            parcels = [(context, as_arrays(tensors)) for tensors, context in self._joint.waiting()]
+            return [step.record_of(context, arrays) for context, arrays in parcels if arrays is not None]
 
     def close(self) -> None:
         """Everything under way arrives, is written and flushed."""
@@ -237,7 +263,7 @@ class Monitor:
     def _finish_steps(self) -> None:
         for track in self._tracks.live():
             if track.pending is not None:
-                track.pending.outdated &= track.exchange is None  # the others may be gone: nothing is exchanged any more
+                track.pending.outdated &= track.exchange is None  # the others may be gone: nothing is exchanged
                 self._emit(track, moved=False)
         for tensors, context in self._joint.rest():
             self._transfer.send(tensors, context)

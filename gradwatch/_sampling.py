@@ -74,7 +74,7 @@ class WeightSampler:
 
     @torch.no_grad()
     def squares(self, before: Tensor, parameters: Sequence[Tensor]) -> Tensor:
-        """``norm(after - before) ** 2`` and ``norm(before) ** 2``, ``[num_params, 2]`` float64: they can be added up."""
+        """``norm(after - before) ** 2`` and ``norm(before) ** 2``, ``[num_params, 2]`` float64, to be added up."""
         moved = self._norms(self.take(parameters).sub_(before))
         return torch.stack([moved, self._norms(before)], dim=1).square_()
 

@@ -13,9 +13,7 @@ from torch.optim import Optimizer
 from gradwatch._before_clip import BeforeClip
 from gradwatch._budget import Budget
 from gradwatch._distributed import Exchange
-from gradwatch._distributed_roster import Holding
-from gradwatch._distributed_world import rank_and_size
-from gradwatch._layout import Layout, Layouts
+from gradwatch._layout import Layout, Layouts, nothing
 from gradwatch._measurement import Identity, Measurement, Track, look_before_clip
 from gradwatch._partial import PartialSteps
 from gradwatch._probes.alertness import Alertness
@@ -54,8 +52,6 @@ class Tracks:
         self._inside = _InsideBackward()
         self._partial = PartialSteps()
         self._unclaimed: BeforeClip | None = None
-        self._disagreed: weakref.WeakSet[Any] = weakref.WeakSet()
-        """Optimizers whose parameters the processes could not agree on: nobody waits for anybody there."""
         self.expect(optimizers or ())
 
     def expect(self, optimizers: Iterable[Optimizer]) -> None:
@@ -70,7 +66,9 @@ class Tracks:
             self.layouts.claim(optimizer)
             return self.layouts.owns_any(optimizer) if self._only is None else optimizer in self._only
         except Exception as error:
-            return self._excused(optimizer, error) is not None  # other processes wait for us
+            if self.excused(optimizer, error) is None:
+                raise
+            return True
 
     def live(self) -> list[Track]:
         """Those that have stepped or are expected to."""
@@ -82,40 +80,16 @@ class Tracks:
 
     def of(self, optimizer: Any) -> Track | None:
         """The track of an optimizer, its layout brought up to date; None if it owns nothing here."""
-        try:
-            layout = self.layouts.of(optimizer)
-        except Exception as error:
-            if (track := self._excused(optimizer, error)) is None:
-                raise
-            return track
-        return self._track(optimizer, layout)
+        return self._track(optimizer, self.layouts.of(optimizer))
 
-    def _excused(self, optimizer: Any, error: Exception) -> Track | None:
-        """The track as it was, with what went wrong: where other processes wait for us, we take part all the same."""
-        track, world = self._tracks.get(optimizer), self.layouts.world
-        if track is not None and track.exchange is not None:
-            track.trouble = error
-            return track
-        if track is None and world is not None and optimizer not in self._disagreed:
-            self._disagreed.add(optimizer)
-            world.gather(Holding(rank_and_size()[0], trouble=f"{type(error).__name__}: {error}"))
-        return None
-
-    def _agree(self, optimizer: Any, layout: Layout) -> Exchange | None:
-        """Make the exchange with all processes that hold parts of the model: a collective.
-
-        Raises:
-            RuntimeError: One of them could not.
-        """
-        world = self.layouts.world
-        if world is None or layout.holding is None:
+    def excused(self, optimizer: Any, error: Exception) -> Track | None:
+        """The track as it was, or an empty one: where other processes wait for us, we take part all the same."""
+        if self.layouts.world is None:
             return None
-        exchange = Exchange(world, layout.holding, layout.meter.device)
-        if exchange.roster.trouble:
-            self._disagreed.add(optimizer)
-            rank, why = next(iter(exchange.roster.trouble.items()))
-            raise RuntimeError(f"rank {rank} could not take part, so nobody measures these parameters: {why}")
-        return exchange
+        track = self._tracks.get(optimizer) or self._track(optimizer, nothing(f"{type(error).__name__}: {error}"))
+        if track is not None:
+            track.trouble = error
+        return track
 
     def add_partial(self, optimizer: Optimizer, measurement: Measurement, layout: Layout, backward: int) -> None:
         """A share of a step inside the backward pass of this number."""
@@ -186,10 +160,12 @@ class Tracks:
     def _track(self, key: Any, layout: Layout) -> Track | None:
         track = self._tracks.get(key)
         if track is None:
-            if key in self._disagreed or not (layout.layers or layout.holding):
-                return None
-            exchange = self._agree(key, layout)
+            world, own, exchange = self.layouts.world, layout.holding, None
+            if world is not None and own is not None:
+                exchange = Exchange(world, own, layout.meter.device)  # all processes agree here
             layers = layout.layers if exchange is None else exchange.roster.layers
+            if not layers:
+                return None
             names = [layer.name for layer in layers]
             track = self._tracks[key] = Track(self._identify(names), layout, exchange=exchange)
             if self._unclaimed is not None:
@@ -198,7 +174,7 @@ class Tracks:
         elif track.layout is not layout:
             track.layout, track.before_clip = layout, None
             if track.exchange is not None and layout.holding is not None:
-                track.exchange.hold(layout.holding)
+                track.exchange.hold(layout.holding, layout.meter.device)
             track.identity.names = [layer.name for layer in track.layers]
         return track
 

@@ -39,6 +39,13 @@ def wait_for(tensor: Tensor) -> float:
     return float(tensor)
 
 
+def as_arrays(tensors: Mapping[str, Tensor]) -> Arrays | None:
+    """Copies in float64 of what lies in host memory; None where any lies elsewhere."""
+    if not all(map(on_host, tensors.values())):
+        return None
+    return {name: np.array(look(tensor), dtype=np.float64) for name, tensor in tensors.items()}
+
+
 @dataclass
 class _Parcel(Generic[Context]):
     context: Context
@@ -82,8 +89,7 @@ class Transfer(Generic[Context]):
 
     def send(self, tensors: Mapping[str, Tensor], context: Context) -> None:
         """Start to move ``tensors`` (any shapes, one device) as float64; ``context`` travels along."""
-        if all(map(on_host, tensors.values())):
-            arrays = {name: np.array(look(tensor), dtype=np.float64) for name, tensor in tensors.items()}
+        if (arrays := as_arrays(tensors)) is not None:
             self._under_way.append(_Delivered(context, arrays))
             return
         shapes = {name: tensor.shape for name, tensor in tensors.items()}
