@@ -7,7 +7,6 @@ device; :func:`record_of` is what becomes of it on the host.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from gradwatch._before_clip import BeforeClip
 from gradwatch._budget import SAMPLE, Budget
-from gradwatch._distributed import TOLD, Exchange
+from gradwatch._distributed import FAILED, TOLD, Exchange
 from gradwatch._distributed_roster import Holding
 from gradwatch._fused import LeftToStep
 from gradwatch._layout import Layout
@@ -27,7 +26,7 @@ from gradwatch._statistics import ALWAYS, Column, Statistics
 from gradwatch._transfer import Arrays, look, on_host
 from gradwatch.clipping import Clip, ClipNorm
 from gradwatch.errors import NonfiniteGradientError
-from gradwatch.records import Float64Array, Layer, Ranks, StepRecord, Unavailable
+from gradwatch.records import Float64Array, Layer, Ranks, StepRecord
 
 
 @dataclass
@@ -393,6 +392,13 @@ def record_of(context: Context, arrays: Arrays) -> StepRecord:
     )
 
 
+def ranks_that_failed(context: Context, arrays: Arrays) -> list[int]:
+    """The processes that have not measured their part of a step."""
+    if "ranks" not in arrays:
+        return []
+    return [rank for rank, flags in zip(context.ranks, arrays["ranks"][:, 3], strict=True) if flags % (2 * FAILED) > 0]
+
+
 def _ranks(context: Context, values: Float64Array) -> Ranks | None:
     """What each process had of this step, where something was not finite."""
     num_nonfinite, largest, losses, flags = values.T
@@ -403,25 +409,7 @@ def _ranks(context: Context, values: Float64Array) -> Ranks | None:
         numbers=context.ranks,
         num_nonfinite=tuple(int(count) for count in num_nonfinite),
         loss=tuple(float(loss) if known else None for loss, known in zip(losses, told, strict=True)),
-        grad_max=tuple(largest.tolist()) if Column.ABS_MAX in context.columns else None,
-    )
-
-
-def without_numbers(record: StepRecord, missing: Sequence[int]) -> StepRecord:
-    """A step that these processes have not measured their part of: what is known of it is less than its norms."""
-    which = ", ".join(map(str, missing))
-    unknown = Unavailable("the gradients of this step", f"gradwatch failed on rank {which}")
-    return StepRecord(
-        step=record.step,
-        optimizer=record.optimizer,
-        layers=record.layers,
-        grad_norm=np.full(len(record.layers), np.nan),
-        num_nonfinite=np.zeros(len(record.layers), dtype=np.int64),
-        total_norm=math.nan,
-        clipped_norm=math.nan,
-        skipped=record.skipped,
-        lr=record.lr,
-        unavailable=(unknown,),
+        grad_max=tuple(map(float, largest)) if Column.ABS_MAX in context.columns else None,
     )
 
 

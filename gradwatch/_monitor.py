@@ -13,22 +13,22 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gradwatch import _measurement as step
+from gradwatch._arrivals import Arrivals
 from gradwatch._audit import CLIPPED_TWICE, SCALED_GRADIENTS
 from gradwatch._budget import Budget
 from gradwatch._intervention import Intervention
-from gradwatch._joint import Joint
 from gradwatch._judges import Judges
 from gradwatch._ledger import Ledger
+from gradwatch._measuring import Measuring
 from gradwatch._outlets import Outlets
 from gradwatch._price import Price, event
 from gradwatch._probes.loss_reader import LossReader
 from gradwatch._probes.schedule import Probes
 from gradwatch._steps import has_step_hook, running_backward
-from gradwatch._tracks import Tracks
-from gradwatch._transfer import Arrays, Transfer, as_arrays
+from gradwatch._tracks import Tracks, track_of
 from gradwatch.clipping import Clip
 from gradwatch.errors import StateError, damaged_state_is_told
-from gradwatch.records import RunSummary, StepRecord
+from gradwatch.records import RunSummary
 from gradwatch.writers import Writer
 
 _STATE_VERSION = 1
@@ -73,9 +73,9 @@ class Monitor:
         self._tracks = Tracks(model, optimizers, probes, self._budget)
         self._intervention = Intervention(clip, self.ledger.audit, skip_if_nonfinite=skip_if_nonfinite)
         self._intervention.foresee(optimizers or ())
-        self._transfer: Transfer[step.Context] = Transfer()
         self._loss = LossReader(lambda: self._tracks.layouts)
-        self._joint = Joint(clip, every, self._loss)
+        self.arrivals = Arrivals(every, self.ledger, self._tracks)
+        self._measuring = Measuring(clip, every, self._loss, self.arrivals)
 
     def bind(self, model: nn.Module, optimizers: Sequence[Optimizer] | None, writers: Iterable[Writer]) -> None:
         """Go on with another model, other optimizers or writers; counters, baselines and history stay."""
@@ -99,7 +99,7 @@ class Monitor:
     @event
     def begin(self, optimizer: Any, scale: Tensor | float | None = None) -> None:
         """The gradients are complete, and torch's own hook is still to come, if it comes at all."""
-        if (track := self._track_of(optimizer)) is None or (track.pending is not None and track.pending.closed):
+        if (track := track_of(self._tracks, optimizer)) is None or (track.pending is not None and track.pending.closed):
             return
         self._measure(track, optimizer, scale)
         if track.pending is not None:
@@ -110,7 +110,7 @@ class Monitor:
     @event
     def before_step(self, optimizer: Optimizer) -> None:
         """The gradients are complete: measure, look, clip."""
-        if (track := self._track_of(optimizer)) is None:
+        if (track := track_of(self._tracks, optimizer)) is None:
             return
         if track.pending is None or not track.pending.early:
             self._measure(track, optimizer, self._intervention.scale_of(optimizer))
@@ -121,17 +121,15 @@ class Monitor:
     @event
     def before_closure_again(self, optimizer: Optimizer) -> None:
         """LBFGS evaluates its closure again: the record stays that of the first evaluation."""
-        if (track := self._track_of(optimizer)) is not None and track.pending is not None:
+        if (track := track_of(self._tracks, optimizer)) is not None and track.pending is not None:
             track.pending.closed = True
 
     @event
     def after_closure_again(self, optimizer: Optimizer) -> None:
         """It has: clip these gradients, too."""
         self._loss.take()
-        if self._clip is not None and (track := self._track_of(optimizer)) is not None:
-            joint = track.exchange is not None
-            evaluation = self._joint.again(track, self._clip) if joint else step.measure(track, self._clip)
-            step.clip_gradients(evaluation, track, self._clip)
+        if self._clip is not None and (track := track_of(self._tracks, optimizer)) is not None:
+            step.clip_gradients(self._measuring.again(track, self._clip), track, self._clip)
 
     @event
     def after_step(self, optimizer: Optimizer) -> None:
@@ -139,7 +137,7 @@ class Monitor:
         self._intervention.after_step(optimizer)
         track = self._tracks.known(optimizer)
         if track is None or track.pending is None:  # an optimizer that did not evaluate its closure
-            if (track := self._track_of(optimizer)) is None:
+            if (track := track_of(self._tracks, optimizer)) is None:
                 return
             self._measure(track, optimizer, None, may_clip=False)
         self._emit(track, moved=True)
@@ -147,7 +145,7 @@ class Monitor:
     @event
     def step_skipped(self, optimizer: Optimizer) -> None:
         """A GradScaler did not call the optimizer."""
-        if (track := self._track_of(optimizer)) is not None:
+        if (track := track_of(self._tracks, optimizer)) is not None:
             if track.pending is None or not track.pending.early:
                 self._measure(track, optimizer, None, may_clip=False, skipped=True)
             self._emit(track, moved=False, skipped=True)
@@ -166,15 +164,13 @@ class Monitor:
     def after_backward(self) -> None:
         """The backward pass with the partial steps is over: they were one step."""
         if (track := self._tracks.take_partial()) is not None and track.pending is not None:
-            self._loss.hand_over(track.pending)
-            if track.exchange is not None:
-                track.pending = self._joint.complete(track, track.pending)
+            track.pending = self._measuring.complete(track, track.pending)
             self._emit(track, moved=False)
 
     @event
     def before_unscale(self, optimizer: Optimizer, scale: Tensor) -> None:
         """A GradScaler is about to take its factor out of the gradients."""
-        if (track := self._track_of(optimizer)) is not None:
+        if (track := track_of(self._tracks, optimizer)) is not None:
             track.loss_scale = scale.clone()  # the scaler changes it in place
             if track.before_clip is not None and track.before_clip.holds_any():
                 track.before_clip.scale = track.loss_scale
@@ -186,40 +182,22 @@ class Monitor:
         if self._tracks.before_clip(gradients, num_changes, self._clip, self._every) and self._clip is not None:
             self.ledger.audit.say(CLIPPED_TWICE, clip=self._clip)
 
-    def _track_of(self, optimizer: Any) -> step.Track | None:
-        """Its track; where that fails and other processes wait for us, one that takes part all the same."""
-        try:
-            return self._tracks.of(optimizer)
-        except Exception as error:
-            if (track := self._tracks.excused(optimizer, error)) is None:
-                raise
-            return track
-
     def _measure(
         self, track: step.Track, optimizer: Any, scale: Any, *, may_clip: bool = True, skipped: bool = False
     ) -> None:
         if track.pending is not None:
             self._emit(track, moved=False)  # the step before has raised
-        if track.exchange is not None:
-            measurement = track.pending = self._joint.measure(track, optimizer, scale, skipped=skipped)
-        else:
-            sampled = track.is_sampled(self._every)
-            measurement = track.pending = step.measure(track, self._clip, scale, sampled=sampled)
+        measurement = track.pending = self._measuring.measure(track, optimizer, scale, skipped=skipped)
         if measurement.was_clipped and scale is not None:
             self.ledger.audit.say(SCALED_GRADIENTS)
         if may_clip:
             self._intervention.clip(track, optimizer, but=self)
-        if track.exchange is None:
-            measurement.lr = step.learning_rate(optimizer, measurement)
-            self._loss.hand_over(measurement)
-            step.look_at_weights(measurement, track)
         self._tracks.probing.hand_over(measurement, track)
 
     def _emit(self, track: step.Track, *, moved: bool, skipped: bool = False) -> None:
         number, self.num_steps = self.num_steps, self.num_steps + 1
         finish = partial(step.finish, track, number, every=self._every, moved=moved, skipped=skipped)
-        for tensors, context in self._joint.in_order(track, finish):
-            self._transfer.send(tensors, context)
+        self.arrivals.send(track, finish)
         self.receive()
         track.plan(self._every, self._budget)
         self._tracks.probing.prepare(self._tracks.live())
@@ -227,28 +205,7 @@ class Monitor:
     def receive(self, *, wait: bool = False) -> None:
         """Judge and write what has arrived on the host."""
         with self.price.lock:
-            errors = []
-            for context, arrays in self._transfer.receive(wait=wait):
-                try:
-                    self._take(context, arrays)
-                except Exception as error:  # noqa: BLE001 - it does not keep back the records behind it
-                    errors.append(error)
-            if errors:
-                raise errors[0]
-
-    def _take(self, context: step.Context, arrays: Arrays) -> None:
-        record = step.record_of(context, arrays)
-        if missing := self._joint.missing(context, arrays):
-            self.ledger.keep(step.without_numbers(record, missing))
-        else:
-            self.ledger.take(record, self._tracks.layouts.info)
-            self._tracks.probing.follow(record)
-
-    def waiting(self) -> list[StepRecord]:
-        """The last steps where many processes share the model, as far as they are known: they are yet to be judged."""
-        with self.price.lock:
-            parcels = [(context, as_arrays(tensors)) for tensors, context in self._joint.waiting()]
-            return [step.record_of(context, arrays) for context, arrays in parcels if arrays is not None]
+            self.arrivals.receive(wait=wait)
 
     def close(self) -> None:
         """Everything under way arrives, is written and flushed."""
@@ -265,9 +222,7 @@ class Monitor:
             if track.pending is not None:
                 track.pending.outdated &= track.exchange is None  # the others may be gone: nothing is exchanged
                 self._emit(track, moved=False)
-        for tensors, context in self._joint.rest():
-            self._transfer.send(tensors, context)
-        self.receive(wait=True)
+        self.arrivals.finish()
 
     def summary(self) -> RunSummary:
         """The run so far."""

@@ -91,6 +91,14 @@ class Statistics:
         some.__dict__["_total_norm"] = self._total_norm
         return some
 
+    def in_columns(self, columns: tuple[Column, ...]) -> Statistics:
+        """The same in these columns; what was not measured is 0."""
+        if columns == self.columns:
+            return self
+        nothing = self.data.new_zeros(len(self.data))
+        found = [self[column] if column in self.columns else nothing for column in columns]
+        return Statistics(torch.stack(found, dim=1), columns)
+
     def unscaled(self, scale: Tensor | float, norm_type: float) -> Statistics:
         """The same without a loss scale that the gradients still carry."""
         data = self.data.clone()

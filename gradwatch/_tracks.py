@@ -194,3 +194,13 @@ class Tracks:
         if mine := layout.among(gradients):
             self._unclaimed = look_before_clip(earlier, layout, clip, mine, sampled=True)
             self._unclaimed.expect(mine, num_changes)
+
+
+def track_of(tracks: Tracks, optimizer: Any) -> Track | None:
+    """The track of an optimizer; where that fails and other processes wait for us, one that takes part all the same."""
+    try:
+        return tracks.of(optimizer)
+    except Exception as error:
+        if (track := tracks.excused(optimizer, error)) is None:
+            raise
+        return track
