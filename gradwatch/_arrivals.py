@@ -81,8 +81,7 @@ class Arrivals:
             if exchange is not None:
                 self.owed = Owed(None if track.was_bad else parcel, exchange.view, track.update)
                 track.update = None
-        if self.owed is None or self.owed.parcel is None:
-            self._send_queue()
+        self._send_queue()
 
     def settle(self, update: Tensor | None) -> None:
         """An exchange is over: what it has reported, ``[num_params, 2]``, completes the record that waits."""
@@ -104,6 +103,7 @@ class Arrivals:
 
     def finish(self) -> None:
         """There will be no further exchange: hand over all that is left."""
+        self.owed = None
         self._send_queue()
         self.receive(wait=True)
 
@@ -113,9 +113,10 @@ class Arrivals:
         return [step.record_of(context, arrays) for context, arrays in parcels if arrays is not None]
 
     def _send_queue(self) -> None:
-        queue, self._queue = self._queue, []
-        for tensors, context in queue:
-            self._transfer.send(tensors, context)
+        """All that stands before what waits for its update."""
+        waiting = None if self.owed is None else self.owed.parcel
+        while self._queue and self._queue[0] is not waiting:
+            self._transfer.send(*self._queue.pop(0))
 
     def _take(self, context: step.Context, arrays: Arrays) -> None:
         record = step.record_of(context, arrays)

@@ -242,6 +242,11 @@ def together(place: Callable[[nn.Module], Placed], plan: Plan) -> Seen:
     return Seen(watch.history, watch.incidents, whole, local, summed, weights, watch.state_dict())
 
 
+def each(place: Callable[[nn.Module], Placed], plans: list[Plan]) -> list[Seen]:
+    """One training after the other in one group."""
+    return [together(place, plan) for plan in plans]
+
+
 def local_of(tensor: Tensor) -> Tensor:
     """What lies here; shares its memory."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor

@@ -58,6 +58,11 @@ def ranks_named(incident: Incident) -> set[int]:
     return {rank for rank in range(8) if f"rank {rank}" in text}
 
 
+def told(incident: Incident) -> tuple[str, int, tuple[str, ...], str]:
+    """What all ranks say alike; the evidence may hold what each has seen of its own rows."""
+    return incident.kind, incident.step, incident.layers, incident.message
+
+
 def the_one(incidents: list[Incident]) -> Incident:
     """Of its kind."""
     (incident,) = [incident for incident in incidents if incident.kind == "nonfinite"]
@@ -92,7 +97,7 @@ def test_a_nan_in_one_shard_is_the_same_incident_on_every_rank(name):
     assert incident.step == BAD_STEP
     assert incident.layers[0] == LAYER
     assert ranks_named(incident) == {1}
-    assert all(seen.incidents == ranks[0].incidents for seen in ranks)
+    assert all([told(one) for one in seen.incidents] == [told(incident)] for seen in ranks)
 
 
 @pytest.mark.parametrize("place", [placements.ddp, placements.fsdp2, placements.fsdp1])
@@ -102,7 +107,7 @@ def test_bad_rows_on_one_rank_are_the_same_incident_on_every_rank(place):
     incident = the_one(ranks[0].incidents)
     assert incident.step == BAD_STEP
     assert ranks_named(incident) == {1}
-    assert the_one(ranks[1].incidents) == incident
+    assert told(the_one(ranks[1].incidents)) == told(incident)
 
 
 @pytest.mark.parametrize("place", [placements.ddp, placements.fsdp2])
@@ -112,7 +117,7 @@ def test_a_fault_of_all_is_not_blamed_on_one(place):
     incident = the_one(ranks[0].incidents)
     assert incident.step == BAD_STEP
     assert not ranks_named(incident)
-    assert the_one(ranks[1].incidents) == incident
+    assert told(the_one(ranks[1].incidents)) == told(incident)
 
 
 @pytest.mark.parametrize("name", SHARDED)

@@ -11,7 +11,7 @@ import placements
 import pytest
 from plans import Plan, Seen, together
 from ranks import launch, on_ranks
-from test_faults import bad_rows_on_rank_1
+from test_faults import bad_rows_on_rank_1, nan_on_rank_1
 from test_pipeline import piped
 from torch import distributed as dist
 from torch import nn
@@ -23,19 +23,25 @@ from gradwatch.writers.console import ConsoleWriter
 from gradwatch.writers.jsonl import JSONLWriter, read_jsonl
 from gradwatch.writers.tensorboard import TensorBoardWriter
 
-PLAN = Plan(num_steps=4, spoil=bad_rows_on_rank_1)
 
-
-def to_everywhere(place: Any, folder: Path) -> Seen:
+def to_everywhere(place: Any, plan: Plan, folder: Path) -> Seen:
     """The same script on every rank: terminal, a log directory, and writers made by hand."""
     by_hand = [ConsoleWriter(), JSONLWriter(folder / "lines"), TensorBoardWriter(folder / "by hand")]
-    return together(place, replace(PLAN, watch={"logdir": folder / "logdir", "writers": by_hand}))
+    return together(place, replace(plan, watch={"logdir": folder / "logdir", "writers": by_hand}))
 
 
-@pytest.mark.parametrize("place", [placements.ddp, placements.fsdp2, piped])
-def test_the_first_rank_alone_writes_and_prints(place, tmp_path):
+@pytest.mark.parametrize(
+    ("place", "plan"),
+    [
+        (placements.ddp, Plan(num_steps=4, spoil=bad_rows_on_rank_1)),
+        (placements.fsdp2, Plan(num_steps=4, spoil=bad_rows_on_rank_1)),
+        (piped, Plan(num_steps=4, tamper=nan_on_rank_1)),
+    ],
+    ids=["ddp", "fsdp2", "pipeline"],
+)
+def test_the_first_rank_alone_writes_and_prints(place, plan, tmp_path):
     """One event file, one session of lines, one terminal, each with the incident, once."""
-    first, second = launch(to_everywhere, place, tmp_path)
+    first, second = launch(to_everywhere, place, plan, tmp_path)
     assert len(list((tmp_path / "logdir").iterdir())) == 1
     assert len(list((tmp_path / "by hand").iterdir())) == 1
     run = read_jsonl(tmp_path / "lines")
