@@ -54,7 +54,7 @@ PLACES: dict[str, tuple[Any, int, Callable[[], nn.Module]]] = {
 
 @pytest.mark.parametrize("name", PLACES)
 def test_weights_and_updates_are_those_of_one_process(name):
-    """Weight norms, update ratios, the loss and the learning rate; of large matrices the same elements are looked at."""
+    """Weight norms, update ratios, loss and learning rate; of large matrices the same elements are looked at."""
     place, num, net = PLACES[name]
     plan = Plan(net=net, num_steps=4)
     (alone,) = on_ranks(together, Placed, plan, num=1)
