@@ -52,12 +52,13 @@ class BeforeClip:
 
     def expect(self, gradients: list[Tensor], num_changes: int) -> None:
         """These are about to be clipped, which advances their version counters by ``num_changes``."""
-        shared = Counter(map(_counter, gradients))
+        is_alone = self.layout.holding is None
+        shared = None if is_alone else Counter(map(_counter, gradients))
         for gradient in gradients:
             row = self._rows.get(id(gradient))
             if row is not None:
-                changes = 0 if is_dtensor(gradient) else num_changes * shared[_counter(gradient)]
-                self.marks[row] = (gradient, _version(gradient) + changes)
+                times = 1 if shared is None else 0 if is_dtensor(gradient) else shared[_counter(gradient)]
+                self.marks[row] = (gradient, _version(gradient) + num_changes * times)
 
     def holds_any(self) -> bool:
         """Whether any gradient is just what the clipping left."""

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+_PLAIN = (Tensor, nn.Parameter)
+
 
 @dataclass(frozen=True)
 class Part:
@@ -63,8 +65,16 @@ class Part:
 
 def is_dtensor(tensor: object) -> bool:
     """Whether it is one process's view of a larger tensor, as FSDP2 and tensor parallelism make them."""
+    if type(tensor) in _PLAIN:  # nearly all of them are, and there are many
+        return False
     kind = getattr(sys.modules.get("torch.distributed.tensor"), "DTensor", None)
     return kind is not None and isinstance(tensor, kind)
+
+
+def any_dtensor(tensors: Iterable[Tensor]) -> bool:
+    """Whether any of them is; by their types, for those are few."""
+    kind = getattr(sys.modules.get("torch.distributed.tensor"), "DTensor", None)
+    return kind is not None and any(issubclass(one, kind) for one in set(map(type, tensors)))
 
 
 def local(tensor: Tensor) -> Tensor:

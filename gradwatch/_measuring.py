@@ -47,6 +47,12 @@ class Measuring:
             skipped: Whether a GradScaler has kept the optimizer from its step.
         """
         sampled, earlier = track.is_sampled(self._every), track.before_clip
+        if track.exchange is None:
+            measured = step.measure(track, self._clip, scale, sampled=sampled)
+            measured.lr = step.learning_rate(optimizer, measured)
+            self._loss.hand_over(measured)
+            step.look_at_weights(measured, track)
+            return measured
         news = step.Measurement.of_nothing()
 
         def local() -> step.Measurement:
@@ -62,10 +68,6 @@ class Measuring:
             measured.extras.update(news.extras)
             return measured
 
-        if track.exchange is None:
-            measured = local()
-            step.look_at_weights(measured, track)
-            return measured
         found = skipped or getattr(optimizer, "found_inf", None)
         return self._together(track, track.exchange, local, scale, sampled=sampled, skipped=found)
 

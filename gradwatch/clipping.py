@@ -15,7 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from gradwatch._distributed_parts import is_dtensor, is_partial, local, summed
+from gradwatch._distributed_parts import any_dtensor, is_dtensor, is_partial, local, summed
 from gradwatch._statistics import Column, Statistics, values_of
 from gradwatch._transfer import look, on_host, wait_for
 from gradwatch.errors import ArgumentTypeError, ArgumentValueError, NonfiniteGradientError, is_number
@@ -163,7 +163,7 @@ class ClipValue:
         """Clip in place; see :class:`Clip`."""
         del statistics
         bound = self.clip_value * scale
-        for parameter in parameters:
+        for parameter in parameters if any_dtensor(parameters) else ():
             if parameter.grad is not None and is_partial(parameter.grad):
                 parameter.grad = summed(parameter.grad)  # clamping the summands one by one is something else
         for values in _values_in_place(parameters):
@@ -215,7 +215,7 @@ _DOUBLE = (torch.float64, torch.complex128)
 def _values_in_place(parameters: Sequence[Tensor]) -> list[Tensor]:
     """The elements of every gradient that there is, to be changed in place."""
     gradients = [gradient for parameter in parameters if (gradient := parameter.grad) is not None]
-    if any(map(is_dtensor, gradients)):
+    if any_dtensor(gradients):
         # what lies here, for torch refuses a mix of both kinds; as new as .data, for torch's own clipping leaves the
         # version counters of a DTensor alone
         gradients = [local(gradient).data if is_dtensor(gradient) else gradient for gradient in gradients]
