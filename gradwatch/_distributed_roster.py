@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from gradwatch.records import Layer
+from gradwatch.records import Layer, ModelInfo
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class Holding:
         num_parts: Into how many different parts each is split, ``[num_local]``.
         stages: The pipeline stage that each belongs to, ``[num_local]``; 0 without a pipeline.
         trouble: Why it cannot tell them, "" where all is well.
+        model: What it has of the model; None where it cannot tell.
     """
 
     rank: int
@@ -33,6 +34,7 @@ class Holding:
     num_parts: tuple[int, ...] = ()
     stages: tuple[int, ...] = ()
     trouble: str = ""
+    model: ModelInfo | None = field(default=None, compare=False)
 
     @property
     def keys(self) -> list[tuple[int, str]]:
@@ -92,6 +94,8 @@ class Roster:
         """Of all processes, each once, ``[num_params]``."""
         self.ranks = tuple(holding.rank for holding in holdings)
         """The numbers of the processes, ``[num_ranks]``."""
+        self.model = _united([holding.model for holding in holdings if holding.model is not None], self.layers)
+        """The whole model; None where nobody can tell."""
         self.trouble = {holding.rank: holding.trouble for holding in holdings if holding.trouble}
         """What keeps some from telling what they hold, by the number of the process; empty where all is well."""
 
@@ -114,6 +118,16 @@ class Roster:
     def places(self, own: Holding) -> list[int]:
         """Where the own layers stand, ``[num_local]``; -1 for one that came after the agreement."""
         return [self._order.get(key, -1) for key in own.keys]
+
+
+def _united(infos: Sequence[ModelInfo], layers: Sequence[Layer]) -> ModelInfo | None:
+    """What processes that hold different layers have of a model, put together."""
+    if not infos or all(info == infos[0] for info in infos):
+        return infos[0] if infos else None
+    modules = {module.name: module for info in infos for module in info.modules}
+    operations = next((info.operations for info in infos if info.operations is not None), None)
+    total = sum(layer.numel for layer in layers)
+    return ModelInfo(infos[0].name, tuple(modules.values()), total, operations)
 
 
 def _told_apart(layer: Layer, stage: int) -> Layer:

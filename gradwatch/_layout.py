@@ -8,6 +8,7 @@ a parameter was replaced, parametrized, frozen, added to the optimizer, or a laz
 from __future__ import annotations
 
 import gc
+import math
 import sys
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -256,6 +257,7 @@ class Layouts:
             layers=layers,
             num_parts=tuple(1 if part is None else part.num_parts for part in parts),
             stages=tuple(world.stages.get(id(parameter), 0) for parameter in parameters),
+            model=self.info,
         )
 
 
@@ -335,13 +337,18 @@ def _type_name(module: nn.Module) -> str:
 
 
 def _model_info(model: nn.Module) -> ModelInfo:
+    part_of = parts_of(model)
+
+    def numel(parameter: nn.Parameter) -> int:
+        return parameter.numel() if (part := part_of(parameter)) is None else math.prod(part.shape)
+
     modules = []
     for name, module in walk(model):
         if next(module.children(), None) is None:
             known = [p for p in module.parameters() if p.requires_grad and not is_lazy(p)]
-            modules.append(ModuleInfo(name, _type_name(module), sum(p.numel() for p in known)))
+            modules.append(ModuleInfo(name, _type_name(module), sum(map(numel, known))))
     inner = model
     while (attribute := _wrapped_attribute(inner)) is not None:
         inner = getattr(inner, attribute)
-    total = sum(p.numel() for p in trainable_parameters(model) if not is_lazy(p))
+    total = sum(numel(p) for p in trainable_parameters(model) if not is_lazy(p))
     return ModelInfo(type(inner).__name__, tuple(modules), total)

@@ -35,6 +35,13 @@ class Measuring:
         self._loss = loss
         self._arrivals = arrivals
 
+    def can_wait(self, track: step.Track) -> bool:
+        """Whether gradients that are complete need not be measured before the step itself, where one exchange is enough.
+
+        We do nothing to them, and whoever clips meanwhile is seen.
+        """
+        return self._clip is None and track.exchange is not None
+
     def measure(
         self, track: step.Track, optimizer: Any, scale: Tensor | float | None, *, skipped: bool = False
     ) -> step.Measurement:

@@ -101,10 +101,12 @@ class Monitor:
         """The gradients are complete, and torch's own hook is still to come, if it comes at all."""
         if (track := track_of(self._tracks, optimizer)) is None or (track.pending is not None and track.pending.closed):
             return
+        if (steps := has_step_hook(optimizer)) and self._measuring.can_wait(track):
+            return
         self._measure(track, optimizer, scale)
         if track.pending is not None:
             track.pending.wait_for_step(track.layout)
-        if not has_step_hook(optimizer):
+        if not steps:
             self._emit(track, moved=False)
 
     @event
@@ -139,7 +141,7 @@ class Monitor:
         if track is None or track.pending is None:  # an optimizer that did not evaluate its closure
             if (track := track_of(self._tracks, optimizer)) is None:
                 return
-            self._measure(track, optimizer, None, may_clip=False)
+            self._measure(track, optimizer, None, skipped=False)
         self._emit(track, moved=True)
 
     @event
@@ -147,7 +149,7 @@ class Monitor:
         """A GradScaler did not call the optimizer."""
         if (track := track_of(self._tracks, optimizer)) is not None:
             if track.pending is None or not track.pending.early:
-                self._measure(track, optimizer, None, may_clip=False, skipped=True)
+                self._measure(track, optimizer, None, skipped=True)
             self._emit(track, moved=False, skipped=True)
 
     @event
@@ -182,15 +184,13 @@ class Monitor:
         if self._tracks.before_clip(gradients, num_changes, self._clip, self._every) and self._clip is not None:
             self.ledger.audit.say(CLIPPED_TWICE, clip=self._clip)
 
-    def _measure(
-        self, track: step.Track, optimizer: Any, scale: Any, *, may_clip: bool = True, skipped: bool = False
-    ) -> None:
+    def _measure(self, track: step.Track, optimizer: Any, scale: Any, *, skipped: bool | None = None) -> None:
         if track.pending is not None:
             self._emit(track, moved=False)  # the step before has raised
-        measurement = track.pending = self._measuring.measure(track, optimizer, scale, skipped=skipped)
+        measurement = track.pending = self._measuring.measure(track, optimizer, scale, skipped=skipped is True)
         if measurement.was_clipped and scale is not None:
             self.ledger.audit.say(SCALED_GRADIENTS)
-        if may_clip:
+        if skipped is None:  # the step is to come
             self._intervention.clip(track, optimizer, but=self)
         self._tracks.probing.hand_over(measurement, track)
 

@@ -163,6 +163,7 @@ class Tracks:
             world, own, exchange = self.layouts.world, layout.holding, None
             if world is not None and own is not None:
                 exchange = Exchange(world, own, layout.meter.device)  # all processes agree here
+                self.layouts.info = exchange.roster.model or self.layouts.info
             layers = layout.layers if exchange is None else exchange.roster.layers
             if not layers:
                 return None
