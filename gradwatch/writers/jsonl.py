@@ -46,8 +46,8 @@ class JSONLWriter:
         self._layers: dict[int, tuple[Layer, ...]] = {}
         self._model: ModelInfo | None = None
         self._file: TextIO | None = None
-        if is_speaker():
-            self._open().flush()
+        if is_speaker():  # it can be written; but who will write may be another process (ddp_spawn)
+            _open_to_append(self._path).close()
 
     def __repr__(self) -> str:
         return f"JSONLWriter({self._path!r})"
