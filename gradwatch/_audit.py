@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from gradwatch.errors import warn
+from gradwatch._voice import announce
 from gradwatch.records import StepRecord
 
 _MANY_STEPS = 20
@@ -51,7 +51,7 @@ class ClipAudit:
         """Warn once about one thing."""
         if about not in self.notes:
             self.notes[about] = _TEXTS[about].format(**details)
-            warn(f"gradwatch: {self.notes[about]}.")
+            announce(f"gradwatch: {self.notes[about]}.")
 
     def observe(self, record: StepRecord) -> None:
         """Look for a limit that is far too small, whoever set it."""

@@ -6,11 +6,13 @@ or has only come since, is measured as it is.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from gradwatch._distributed_parts import is_dtensor, local
 from gradwatch._layout import Layout
 from gradwatch._statistics import Column, Statistics
 
@@ -38,7 +40,7 @@ class BeforeClip:
     def look(cls, layout: Layout, columns: tuple[Column, ...], norm_type: float) -> BeforeClip:
         """Measure the gradients as they are."""
         gradients = layout.gradients()
-        marks = [None if gradient is None else (gradient, gradient._version) for gradient in gradients]  # noqa: SLF001
+        marks = [None if p.grad is None else (p.grad, _version(p.grad)) for p in layout.parameters]
         return cls(layout, layout.meter.measure(gradients, columns, norm_type), norm_type, marks)
 
     def __post_init__(self) -> None:
@@ -50,10 +52,13 @@ class BeforeClip:
 
     def expect(self, gradients: list[Tensor], num_changes: int) -> None:
         """These are about to be clipped, which advances their version counters by ``num_changes``."""
+        is_alone = self.layout.holding is None
+        shared = None if is_alone else Counter(map(_counter, gradients))
         for gradient in gradients:
             row = self._rows.get(id(gradient))
             if row is not None:
-                self.marks[row] = (gradient, gradient._version + num_changes)  # noqa: SLF001 - counts in-place changes
+                times = 1 if shared is None else 0 if is_dtensor(gradient) else shared[_counter(gradient)]
+                self.marks[row] = (gradient, _version(gradient) + num_changes * times)
 
     def holds_any(self) -> bool:
         """Whether any gradient is just what the clipping left."""
@@ -107,4 +112,15 @@ class BeforeClip:
         if mark is None:
             return False
         gradient, version = mark
-        return self.layout.parameters[row].grad is gradient and gradient._version == version  # noqa: SLF001
+        return self.layout.parameters[row].grad is gradient and _version(gradient) == version
+
+
+def _version(gradient: Tensor) -> int:
+    """Counts in-place changes. A DTensor's own counter stands still, and that of its elements when torch clips it."""
+    return local(gradient)._version  # noqa: SLF001
+
+
+def _counter(gradient: Tensor) -> int:
+    """What is the same for gradients that share one such counter: views of one tensor (FSDP1's flat gradient)."""
+    base = gradient._base  # noqa: SLF001
+    return id(gradient if base is None else base)

@@ -20,6 +20,7 @@ from gradwatch._monitor import Monitor
 from gradwatch._probes.schedule import Probes
 from gradwatch._readout import Readout
 from gradwatch._taps import listen
+from gradwatch._voice import announce, is_speaker
 from gradwatch.clipping import Clip
 from gradwatch.detectors import Detector
 from gradwatch.errors import GradwatchWarning, warn
@@ -72,7 +73,11 @@ def watch(
             accelerator only with ``fused=True`` (Adam, AdamW, SGD, Adagrad): for any other the host would have to wait.
         max_overhead: The largest share of the run that watching may take, such as 0.01: from the fifth step on, samples
             and probes are left out where they would exceed it, and the summary says so. Norms are measured at every
-            step, whatever they cost. By default nothing is left out.
+            step, whatever they cost. By default nothing is left out; nor is it where many processes share the model,
+            for each has a clock of its own, and all have to look at the same steps.
+
+    On many processes every rank opens a watch, whatever it holds of the model: records, incidents and decisions are the
+    same on all of them, and the first one alone writes and prints.
 
     Returns:
         A running watch: use it in a ``with`` statement, or call ``close()`` at the end.
@@ -89,7 +94,9 @@ def watch(
     judges = Judges(judging, _options.check_suppressions(suppress, judging))
     num_every, num_history = _options.check_every(every), _options.check_count("history", history)
     outlets: list[Writer] = [ConsoleWriter()] if writers is None else _options.check_writers(writers)
-    if logdir is not None:
+    if not is_speaker():
+        outlets = []
+    elif logdir is not None:
         outlets = [*outlets, _tensorboard(logdir)]
     share = _options.check_share("max_overhead", max_overhead)
     all_ours = all(type(one).__module__.startswith("gradwatch.") for one in (*outlets, *judging))
@@ -171,7 +178,7 @@ class Watch(Readout):
             return
         _finish(self._monitor, self._subscription)
         if not quietly and self._monitor.num_steps == 0:
-            warn(
+            announce(
                 "gradwatch saw no optimizer step, so it has measured nothing. Did the optimizer own this model's "
                 "parameters, and did it step while the watch was open? An optimizer that is no torch.optim.Optimizer "
                 "fires no hook: call watch.observe(optimizer) right before its step"

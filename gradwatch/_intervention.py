@@ -17,7 +17,6 @@ from torch.optim import LBFGS, Optimizer
 from gradwatch import _fused
 from gradwatch import _measurement as step
 from gradwatch._audit import CANNOT_SKIP, CLIPPED_TWICE, INSIDE_BACKWARD, ClipAudit
-from gradwatch._layout import Layout
 from gradwatch._listeners import Listener, concerned, is_alone, tell_all
 from gradwatch._loans import Loans
 from gradwatch._steps import has_step_hook
@@ -59,18 +58,20 @@ class Intervention:
         if not has_step_hook(optimizer):
             self._cannot_skip(optimizer, _NO_HOOK)
         measurement, rule = track.pending, self._rule
-        if measurement is None or rule is None:
+        if measurement is None or rule is None or measurement.incomplete:
             return
-        if measurement.statistics is not measurement.current:
+        if measurement.was_clipped:
             self._audit.say(CLIPPED_TWICE, clip=rule)
-        leave = isinstance(rule, ClipNorm) and self._divisions.possible(optimizer, track.layout)
+        # fused kernels take plain tensors beside plain ones; and who leaves it must be the same on every process
+        leave = isinstance(rule, ClipNorm) and track.exchange is None
+        leave = leave and self._divisions.possible(optimizer, track.layout)
         if not is_alone():
             leave = leave and len(concerned(optimizer)) == 1  # another watch shall find the gradients clipped
             # the kernel does not advance the version counters
             tell_all(lambda other: other.before_clip(track.layout.present_gradients(), 0 if leave else 1), but=but)
         has_scaler = measurement.scale is not None or track.loss_scale is not None
         if not leave or not isinstance(rule, ClipNorm):
-            step.clip_gradients(measurement, track.layout, rule, may_overflow=has_scaler)
+            step.clip_gradients(measurement, track, rule, may_overflow=has_scaler)
             return
         try:
             coefficient = rule.coefficient(measurement.current)
@@ -83,14 +84,14 @@ class Intervention:
         if cuts(coefficient):
             measurement.left_to_step = _fused.LeftToStep(coefficient)
 
-    def clip_share(self, share: step.Measurement, layout: Layout, optimizer: Optimizer) -> None:
+    def clip_share(self, share: step.Measurement, track: step.Track, optimizer: Optimizer) -> None:
         """Clip what an optimizer that steps inside the backward pass takes of the gradients, as far as that can be."""
         self._cannot_skip(optimizer, _INSIDE_BACKWARD)
         if self._rule is None:
             return
         if self._rule.per_parameter:
-            step.clip_gradients(share, layout, self._rule)
-            step.bring_up_to_date(share, layout)
+            step.clip_gradients(share, track, self._rule)
+            step.bring_up_to_date(share, track)
         else:
             self._audit.say(INSIDE_BACKWARD, clip=self._rule)
 
@@ -104,7 +105,7 @@ class Intervention:
         measurement = track.pending
         if measurement is None:
             return
-        step.bring_up_to_date(measurement, track.layout)
+        step.bring_up_to_date(measurement, track)
         left, measurement.left_to_step = measurement.left_to_step, None
         if left is not None and self._rule is not None:
             if left.holds(track.layout):
@@ -113,7 +114,7 @@ class Intervention:
             else:  # somebody has changed them since, in a hook of Lightning's: our rule is for what they are now
                 current = step.measure_gradients(track.layout, self._rule)
                 changed = step.measure(track, current, self._rule, measurement.scale)
-                step.clip_gradients(changed, track.layout, self._rule)
+                step.clip_gradients(changed, track, self._rule)
                 measurement.clipped_norm, measurement.outdated = changed.clipped_norm, False
         if isinstance(found_overflow := getattr(optimizer, _fused.FOUND_INF, None), Tensor):
             measurement.extras["skipped"] = found_overflow

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import gc
 import itertools
+import math
 import sys
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter, is_
 
@@ -21,6 +22,9 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 from torch.optim import Optimizer
 
+from gradwatch._distributed_parts import Part, is_dtensor, local, local_gradients, parts_of
+from gradwatch._distributed_roster import Holding
+from gradwatch._distributed_world import World, rank_and_size, world_of
 from gradwatch._staleness import REQUIRES_GRAD, Share, Silence
 from gradwatch._statistics import Column, Meter, Statistics
 from gradwatch._transfer import on_host
@@ -62,12 +66,16 @@ class Layout:
     Attributes:
         parameters: ``[num_params]``.
         layers: Their names and shapes.
-        meter: Measures tensors of these shapes.
+        meter: Measures tensors of the shapes that lie here.
+        parts: Which part of each parameter does; None where all are whole.
+        holding: What other processes have to know of it; None where there are none.
     """
 
     parameters: list[nn.Parameter]
     layers: tuple[Layer, ...]
     meter: Meter
+    parts: tuple[Part | None, ...] | None
+    holding: Holding | None
     _shares: list[Share] = field(repr=False)
     """What may change without a trace in the optimizer's own lists."""
     _owned: list[nn.Parameter] = field(repr=False)
@@ -81,8 +89,13 @@ class Layout:
     _turn: Iterator[int] = field(repr=False, default_factory=itertools.count)
 
     def gradients(self) -> list[Tensor | None]:
-        """The gradients, ``[num_params]``, None where absent."""
-        return list(map(_GRAD, self.parameters))
+        """The elements of the gradients that lie here, ``[num_params]``, None where absent."""
+        gradients = list(map(_GRAD, self.parameters))
+        return gradients if self.parts is None else local_gradients(gradients)
+
+    def weights(self) -> Sequence[Tensor]:
+        """The elements of the parameters that lie here, ``[num_params]``."""
+        return self.parameters if self.parts is None else [local(parameter) for parameter in self.parameters]
 
     def among(self, gradients: list[Tensor]) -> list[Tensor]:
         """Those of ``gradients`` that are these parameters'."""
@@ -121,6 +134,12 @@ class Layout:
         return self._shares[next(self._turn) % len(self._shares)]
 
 
+def nothing(trouble: str) -> Layout:
+    """The layout of a process that cannot tell its parameters, while others wait for it."""
+    holding = Holding(rank_and_size()[0], trouble=trouble)
+    return Layout([], (), Meter([]), None, holding, [], [], [], _complete=False, _device=None)
+
+
 class Layouts:
     """The layouts of one model, one for each optimizer. Holds the model weakly."""
 
@@ -135,8 +154,11 @@ class Layouts:
         self._claimed: set[int] = set()
         """Parameters that some optimizer owns which has stepped, watched or not."""
         self._claimants: weakref.WeakKeyDictionary[Optimizer, int] = weakref.WeakKeyDictionary()
+        self.world: World | None = None
+        """Who else holds parts of the model, known once a layout was built."""
         self.info = _model_info(model)
         self._refresh()
+        self.find_world()
 
     def _refresh(self) -> list[_Entry]:
         model = self._model()
@@ -175,7 +197,7 @@ class Layouts:
             (_layer(entry), entry.parameter)
             for entry in self._refresh()
             if entry.parameter.requires_grad and id(entry.parameter) not in self._claimed
-            if entry.parameter.grad is not None and not is_lazy(entry.parameter) and not is_sharded(entry.parameter)
+            if entry.parameter.grad is not None and not is_lazy(entry.parameter) and not is_dtensor(entry.parameter)
         ]
 
     def owns_any(self, optimizer: Optimizer) -> bool:
@@ -196,7 +218,8 @@ class Layouts:
         """The current layout of an optimizer's step; checked as :meth:`Layout.is_current` does it."""
         owned = _parameters(optimizer) if hasattr(optimizer, "param_groups") else self._everything()
         layout = self._layouts.get(optimizer)
-        if layout is None or not layout.is_current(owned, quick=quick and layout.meter.on_host):
+        quick = quick and self.world is None and layout is not None and layout.meter.on_host
+        if layout is None or not layout.is_current(owned, quick=quick):
             layout = self._layouts[optimizer] = self.build(owned)
         return layout
 
@@ -215,14 +238,17 @@ class Layouts:
         ids = {id(p) for p in parameters}
         mine = [entry for entry in entries if id(entry.parameter) in ids and entry.parameter.requires_grad]
         ready = [entry for entry in mine if not is_lazy(entry.parameter)]
-        if any(is_sharded(entry.parameter) for entry in ready):
-            raise NotImplementedError("its parameters are sharded (DTensor), which gradwatch cannot measure yet")
         measured = [entry.parameter for entry in ready]
+        parts = self._parts(measured)
+        layers = tuple(_layer(entry, part) for entry, part in zip(ready, parts, strict=True))
+        is_split = any(part is not None for part in parts)
         num_shares = max(1, min(_SHARES, len(measured) // _LEAST))
         return Layout(
             parameters=measured,
-            layers=tuple(_layer(entry) for entry in ready),
-            meter=Meter(measured),
+            layers=layers,
+            meter=Meter([local(parameter) for parameter in measured] if is_split else measured),
+            parts=parts if is_split else None,
+            holding=self._holding(measured, layers, parts),
             _shares=[
                 Share.of([(e.parameters, e.attribute, e.parameter) for e in ready[i::num_shares]])
                 for i in range(num_shares)
@@ -233,11 +259,33 @@ class Layouts:
             _device=_device(measured),
         )
 
+    def find_world(self) -> World | None:
+        """Who else holds parts of the model; looked for until somebody does."""
+        model = self._model()
+        if self.world is None and model is not None:
+            self.world = world_of(model)
+        return self.world
 
-def is_sharded(parameter: Tensor) -> bool:
-    """Whether it is one process's part of a larger parameter, as FSDP2 and tensor parallelism make them."""
-    kind = getattr(sys.modules.get("torch.distributed.tensor"), "DTensor", None)
-    return kind is not None and isinstance(parameter, kind)
+    def _parts(self, parameters: list[nn.Parameter]) -> tuple[Part | None, ...]:
+        model = self._model()
+        if model is None or (rank_and_size()[1] == 1 and not any(map(is_dtensor, parameters))):
+            return (None,) * len(parameters)
+        part_of: Callable[[Tensor], Part | None] = parts_of(model)
+        return tuple(part_of(parameter) for parameter in parameters)
+
+    def _holding(
+        self, parameters: list[nn.Parameter], layers: tuple[Layer, ...], parts: tuple[Part | None, ...]
+    ) -> Holding | None:
+        world = self.find_world()
+        if world is None:
+            return None
+        return Holding(
+            rank=rank_and_size()[0],
+            layers=layers,
+            num_parts=tuple(1 if part is None else part.num_parts for part in parts),
+            stages=tuple(world.stages.get(id(parameter), 0) for parameter in parameters),
+            model=self.info,
+        )
 
 
 def trainable_parameters(model: nn.Module) -> list[nn.Parameter]:
@@ -257,13 +305,13 @@ def _device(parameters: list[nn.Parameter]) -> torch.device | None:
     return parameters[0].device if parameters else None
 
 
-def _layer(entry: _Entry) -> Layer:
+def _layer(entry: _Entry, part: Part | None = None) -> Layer:
     parameter = entry.parameter
     return Layer(
         name=entry.name,
         module=entry.module_name,
         module_type=entry.module_type,
-        shape=tuple(parameter.shape),
+        shape=tuple(parameter.shape) if part is None else part.shape,
         dtype=str(parameter.dtype).removeprefix("torch."),
     )
 
@@ -316,13 +364,18 @@ def _type_name(module: nn.Module) -> str:
 
 
 def _model_info(model: nn.Module) -> ModelInfo:
+    part_of = parts_of(model)
+
+    def numel(parameter: nn.Parameter) -> int:
+        return parameter.numel() if (part := part_of(parameter)) is None else math.prod(part.shape)
+
     modules = []
     for name, module in walk(model):
         if next(module.children(), None) is None:
             known = [p for p in module.parameters() if p.requires_grad and not is_lazy(p)]
-            modules.append(ModuleInfo(name, _type_name(module), sum(p.numel() for p in known)))
+            modules.append(ModuleInfo(name, _type_name(module), sum(map(numel, known))))
     inner = model
     while (attribute := _wrapped_attribute(inner)) is not None:
         inner = getattr(inner, attribute)
-    total = sum(p.numel() for p in trainable_parameters(model) if not is_lazy(p))
+    total = sum(numel(p) for p in trainable_parameters(model) if not is_lazy(p))
     return ModelInfo(type(inner).__name__, tuple(modules), total)

@@ -75,6 +75,12 @@ class Ledger:
             self.incidents.append(incident)
             self.outlets.write_incident(incident)
 
+    def keep(self, record: StepRecord) -> None:
+        """Keep a step that could not be measured: there is nothing to judge."""
+        self.history.append(record)
+        self.aggregates.last_total_norm = record.total_norm
+        self.outlets.write(record)
+
     def summary(self, model: ModelInfo, num_steps: int, clip: object, budget: Budget) -> RunSummary:
         """The run so far."""
         counted = self.aggregates

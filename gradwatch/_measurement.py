@@ -7,6 +7,7 @@ device; :func:`record_of` is what becomes of it on the host.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,15 +17,17 @@ from torch import Tensor
 
 from gradwatch._before_clip import BeforeClip
 from gradwatch._budget import SAMPLE, Budget
+from gradwatch._distributed import FAILED, TOLD, Exchange
+from gradwatch._distributed_roster import Holding
 from gradwatch._fused import LeftToStep
 from gradwatch._layout import Layout
 from gradwatch._probes.sighting import Sighting
-from gradwatch._sampling import WeightSampler
+from gradwatch._sampling import WeightSampler, drawn
 from gradwatch._statistics import ALWAYS, Column, Statistics
 from gradwatch._transfer import Arrays, look, on_host
-from gradwatch.clipping import Clip
+from gradwatch.clipping import Clip, ClipNorm
 from gradwatch.errors import NonfiniteGradientError
-from gradwatch.records import Layer, StepRecord
+from gradwatch.records import Float64Array, Layer, Ranks, StepRecord
 
 EVERY, SETTLED, EVERY_SETTLED = 10, 100, 20
 """By default maxima, weights and updates are looked at on every 10th of an optimizer's first hundred steps, where most
@@ -42,12 +45,16 @@ class Measurement:
         scale: The loss scale that the gradients carry, None for none.
         extras: More for the record, under the names of its fields.
         weights: Sampled elements of the weights before the step, on a sampled step.
+        weight_statistics: Of all elements of the weights, on a sampled step.
+        was_clipped: Somebody has clipped before us, so that ``statistics`` and ``current`` differ.
+        clamped_norm: Total norm that clipping by value would leave, 0-dim, where it could not be measured after it.
         lr: Largest learning rate, where it is a plain number.
         early: Measured ahead of torch's own hook (Lightning, ``observe``), which is still to come.
         outdated: Somebody has clipped since: ``clipped_norm`` has to be measured again.
         left_to_step: Our own clipping, where the optimizer will do it.
         closed: What comes until the end of this step is no news (further evaluations of a closure).
         sighting: What the probes have seen.
+        incomplete: Another process could not measure its part: nothing may follow from this step.
     """
 
     statistics: Statistics
@@ -56,12 +63,22 @@ class Measurement:
     scale: Tensor | float | None = None
     extras: dict[str, Tensor | float] = field(default_factory=dict)
     weights: Tensor | None = None
+    weight_statistics: Statistics | None = None
+    was_clipped: bool = False
+    clamped_norm: Tensor | None = None
     lr: float = math.nan
     early: bool = False
     outdated: bool = False
     left_to_step: LeftToStep | None = None
     closed: bool = False
     sighting: Sighting = field(default_factory=Sighting)
+    incomplete: bool = False
+
+    @classmethod
+    def of_nothing(cls) -> Measurement:
+        """Of no parameter at all."""
+        nothing = Statistics(torch.zeros((0, len(ALWAYS)), dtype=torch.float64, device="cpu"), ALWAYS)
+        return cls(nothing, nothing, nothing.total_norm())
 
     def wait_for_step(self, layout: Layout) -> None:
         """Torch's own hook is still to come, and others have their turn before it."""
@@ -98,7 +115,18 @@ class Track:
     """Number of its step that is not sampled although it would be due."""
     loss_scale: Tensor | None = None
     """What a GradScaler has just taken out of the gradients."""
+    exchange: Exchange | None = None
+    """With the other processes that hold parts of the model; None where there are none."""
+    trouble: Exception | None = None
+    """What has kept us from measuring the step to come."""
+    update: Tensor | None = None
+    """Squared norms of the update just made and of the weights before, ``[num_params, 2]``, to be exchanged."""
     _sampler: tuple[Layout, WeightSampler] | None = None
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """What its records are about: on many processes all of theirs."""
+        return self.layout.layers if self.exchange is None else self.exchange.roster.layers
 
     @property
     def index(self) -> int:
@@ -112,6 +140,8 @@ class Track:
     def plan(self, every: int | None, budget: Budget) -> None:
         """A step is over: whether the next one is sampled, should it be due."""
         budget.step_is_over()
+        if self.exchange is not None:
+            return  # processes that share a model look at the same steps, and each has a clock of its own
         if self.is_due(every) and not budget.grants(SAMPLE, self.identity.num_steps):
             self.thinned = self.identity.num_steps
 
@@ -124,20 +154,38 @@ class Track:
     def sampler(self) -> WeightSampler:
         """For the current layout."""
         if self._sampler is None or self._sampler[0] is not self.layout:
-            self._sampler = (self.layout, WeightSampler(self.layout.parameters))
+            self._sampler = (self.layout, WeightSampler(self.layout.weights(), self._picks()))
         return self._sampler[1]
 
+    def _picks(self) -> list[Tensor | None] | None:
+        """Which of the elements here are looked at: of all processes' the same ones as a single one would."""
+        if self.exchange is None:
+            return None
+        roster, parts = self.exchange.roster, self.layout.parts or (None,) * len(self.layout.layers)
+        of_all = [*drawn([layer.numel for layer in roster.layers]), torch.empty(0, dtype=torch.int64, device="cpu")]
+        places = roster.places(self.exchange.own)
+        picks = [of_all[row] for row in places]  # nothing of a layer that came after the agreement
+        return [pick if part is None else part.places(pick) for pick, part in zip(picks, parts, strict=True)]
 
-def measure_gradients(layout: Layout, clip: Clip | None = None, *, sampled: bool = False) -> Statistics:
+
+def measure_gradients(
+    layout: Layout,
+    clip: Clip | None = None,
+    *,
+    sampled: bool = False,
+    gradients: Sequence[Tensor | None] | None = None,
+) -> Statistics:
     """What the gradients are now, still scaled; nothing is changed.
 
     Args:
         layout: Their parameters.
         clip: The rule whose columns are wanted, too.
         sampled: Whether the maxima are wanted.
+        gradients: Those of the layout, where they have been fetched already.
     """
     norm_type = 2.0 if clip is None else clip.norm_type
-    return layout.meter.measure(layout.gradients(), _columns(clip, sampled=sampled), norm_type)
+    found = layout.gradients() if gradients is None else gradients
+    return layout.meter.measure(found, columns_for(clip, sampled=sampled), norm_type)
 
 
 def measure(
@@ -164,42 +212,56 @@ def measure(
     track.before_clip = None
     if earlier is not None and earlier.layout is layout:
         before = earlier.over(current, scale)
-    measurement = Measurement(before, current, current.total_norm(), scale)
+    measurement = Measurement(before, current, current.total_norm(), scale, was_clipped=before is not current)
     if sampled:
-        both = track.sampler.measure(layout.parameters)
+        here = layout.weights()
+        both = track.sampler.measure(here) if track.exchange is None else None
         if both is None:
-            both = layout.meter.measure(layout.parameters).norms(), track.sampler.take(layout.parameters)
+            measurement.weight_statistics = layout.meter.measure(here)
+            both = measurement.weight_statistics.norms(), track.sampler.take(here)
         measurement.extras["weight_norm"], measurement.weights = both
     return measurement
 
 
-def measure_share(layout: Layout, clip: Clip | None) -> Measurement:
+def measure_share(alone: Track, clip: Clip | None) -> Measurement:
     """The gradients of these parameters, which are no step of their own."""
-    return measure(Track(Identity(-1, []), layout), measure_gradients(layout, clip), clip)
+    return measure(alone, measure_gradients(alone.layout, clip), clip)
 
 
-def clip_gradients(measurement: Measurement, layout: Layout, clip: Clip, *, may_overflow: bool = False) -> None:
+def clip_gradients(measurement: Measurement, track: Track, clip: Clip, *, may_overflow: bool = False) -> None:
     """Apply our own rule to the gradients just measured.
 
     Args:
         measurement: Of these gradients.
-        layout: Their parameters.
+        track: Whose they are.
         clip: The rule.
         may_overflow: Under a GradScaler a non-finite norm is how it works: it skips the step, and nobody raises.
     """
     scale = 1.0 if measurement.scale is None else measurement.scale
     try:
-        clipped_norm = clip.apply(layout.parameters, measurement.current, scale)
+        clipped_norm = clip.apply(track.layout.parameters, _for_rule(clip, measurement, track), scale)
     except NonfiniteGradientError:
         if not may_overflow:
             raise
         return
-    if clipped_norm is None:
+    if clipped_norm is None and measurement.clamped_norm is not None:
+        measurement.clipped_norm = measurement.clamped_norm
+    elif clipped_norm is None:
         measurement.outdated = True
-        bring_up_to_date(measurement, layout)
+        bring_up_to_date(measurement, track)
     else:
         measurement.clipped_norm = clipped_norm
     measurement.extras["own_clipped_norm"] = measurement.clipped_norm
+
+
+def _for_rule(clip: Clip, measurement: Measurement, track: Track) -> Statistics:
+    """What a rule is given: a row for each of its parameters, and the total norm over all processes.
+
+    torch's own two need the rows of all, or none.
+    """
+    if track.exchange is None or isinstance(clip, ClipNorm):
+        return measurement.current
+    return measurement.current.of(track.exchange.view.own_rows(measurement.current.data))
 
 
 def look_before_clip(
@@ -209,17 +271,19 @@ def look_before_clip(
     if earlier is not None and earlier.layout is layout and earlier.knows(gradients):
         return earlier  # clipped twice, or one by one: the first look was the one before any clipping
     norm_type = 2.0 if clip is None else clip.norm_type
-    now = BeforeClip.look(layout, _columns(clip, sampled=sampled), norm_type)
+    now = BeforeClip.look(layout, columns_for(clip, sampled=sampled), norm_type)
     return now.renewed(earlier) if earlier is not None and earlier.layout is layout else now
 
 
-def bring_up_to_date(measurement: Measurement, layout: Layout) -> None:
+def bring_up_to_date(measurement: Measurement, track: Track) -> None:
     """Measure the clipped norm again where somebody has clipped since."""
     if measurement.outdated:
+        layout = track.layout
         current = layout.meter.measure(layout.gradients())
         if measurement.scale is not None:
             current = current.unscaled(measurement.scale, 2.0)
-        measurement.clipped_norm = current.total_norm()
+        total = current.total_norm() if track.exchange is None else track.exchange.total_norm(current)
+        measurement.clipped_norm = total
         measurement.outdated = False
 
 
@@ -230,16 +294,31 @@ def look_at_weights(measurement: Measurement, track: Track) -> None:
     """
     if not on_host(measurement.current.data):
         return
-    loss = measurement.extras.get("loss")
-    is_bad = not math.isfinite(float(look(measurement.statistics.total_norm())))  # as it is with a bad element
-    is_bad = is_bad and bool(measurement.statistics.values(Column.NUM_NONFINITE).any())
-    is_bad = is_bad or (isinstance(loss, float) and not math.isfinite(loss))
+    if (weights := weights_in_doubt(measurement, track)) is not None:
+        measurement.extras["num_nonfinite_weight"] = weights[Column.NUM_NONFINITE]
+    track.was_bad = _is_bad(measurement)
+
+
+def weights_in_doubt(measurement: Measurement, track: Track) -> Statistics | None:
+    """Statistics of the weights that lie here, where there is reason to look at them and it is free."""
+    if not on_host(measurement.current.data):
+        return None
     weight_norm = measurement.extras.get("weight_norm")
     has_bad_weight = isinstance(weight_norm, Tensor) and not np.isfinite(look(weight_norm)).all()
-    if (is_bad and not track.was_bad) or has_bad_weight:
-        weights = track.layout.meter.measure(track.layout.parameters)
-        measurement.extras["num_nonfinite_weight"] = weights[Column.NUM_NONFINITE]
-    track.was_bad = is_bad
+    if (_is_bad(measurement) and not track.was_bad) or has_bad_weight:
+        return track.layout.meter.measure(track.layout.weights())
+    return None
+
+
+def _is_bad(measurement: Measurement) -> bool:
+    """Whether a gradient or the loss is known to be non-finite."""
+    total = float(look(measurement.statistics.total_norm()))  # not finite either where an element is not
+    if not math.isfinite(total) and bool(measurement.statistics.values(Column.NUM_NONFINITE).any()):
+        return True
+    loss = measurement.extras.get("loss")
+    if isinstance(loss, Tensor):
+        return on_host(loss) and not math.isfinite(float(look(loss)))
+    return loss is not None and not math.isfinite(loss)
 
 
 def learning_rate(optimizer: Any, measurement: Measurement) -> float:
@@ -270,22 +349,27 @@ def finish(
     """
     measurement = track.pending
     assert measurement is not None
-    bring_up_to_date(measurement, track.layout)
+    sampled = track.is_sampled(every)
+    track.pending = None  # whatever goes wrong from here on, this step is counted
+    track.identity.num_steps += 1
+    bring_up_to_date(measurement, track)
     context = Context(
         step=number,
         optimizer=track.index,
-        layers=track.layout.layers,
+        layers=track.layers,
         columns=measurement.statistics.columns,
         sound=measurement.statistics.sound,
-        sampled=track.is_sampled(every),
+        sampled=sampled,
         skipped=skipped,
         lr=measurement.lr,
         sighting=measurement.sighting,
+        ranks=() if track.exchange is None else track.exchange.roster.ranks,
     )
-    track.pending = None
-    track.identity.num_steps += 1
     if measurement.weights is not None and moved:
-        measurement.extras["update_ratio"] = track.sampler.update_ratio(measurement.weights, track.layout.parameters)
+        if track.exchange is None:
+            measurement.extras["update_ratio"] = track.sampler.update_ratio(measurement.weights, track.layout.weights())
+        else:
+            track.update = track.sampler.squares(measurement.weights, track.layout.weights())
     if (loss_scale := measurement.scale if isinstance(measurement.scale, Tensor) else track.loss_scale) is not None:
         measurement.extras["loss_scale"] = loss_scale
     track.loss_scale = None
@@ -311,6 +395,7 @@ class Context:
     skipped: bool
     lr: float
     sighting: Sighting
+    ranks: tuple[int, ...] = ()
 
 
 def record_of(context: Context, arrays: Arrays) -> StepRecord:
@@ -321,7 +406,8 @@ def record_of(context: Context, arrays: Arrays) -> StepRecord:
     if not context.sound:
         grad_norm[statistics[Column.PRESENT] == 0] = np.nan
         num_nonfinite[:] = statistics[Column.NUM_NONFINITE]
-    skipped = context.skipped or ("skipped" in arrays and bool(arrays["skipped"] > 0))
+    skipped = context.skipped or any(arrays[key] > 0 for key in ("skipped", "skipped_by_any") if key in arrays)
+    was_told = "loss" in arrays and arrays.get("num_told", 1) > 0
     maxima = statistics.get(Column.ABS_MAX) if context.sampled else None
     bad_weights = arrays.get("num_nonfinite_weight")
     return StepRecord(
@@ -335,21 +421,50 @@ def record_of(context: Context, arrays: Arrays) -> StepRecord:
         own_clipped_norm=float(arrays["own_clipped_norm"]) if "own_clipped_norm" in arrays else None,
         skipped=skipped,
         held_back="held_back" in arrays and bool(arrays["held_back"] > 0),
-        loss=float(arrays["loss"]) if "loss" in arrays else None,
+        loss=float(arrays["loss"]) if was_told else None,
         lr=float(arrays.get("lr", context.lr)),
         loss_scale=float(arrays["loss_scale"]) if "loss_scale" in arrays else None,
         grad_max=None if maxima is None else np.where(statistics[Column.PRESENT] == 0, np.nan, maxima),
         weight_norm=arrays.get("weight_norm"),
-        update_ratio=arrays.get("update_ratio"),
+        update_ratio=None if context.ranks and skipped else arrays.get("update_ratio"),
         num_nonfinite_weight=None if bad_weights is None else bad_weights.astype(np.int64),
         activations=context.sighting.activations(arrays, float(arrays.get("loss_scale", 1.0))),
         through_time=context.sighting.profiles(arrays, float(arrays.get("loss_scale", 1.0))),
         ownerless=context.sighting.without_owner(arrays),
         birthplace=context.sighting.birthplace,
         unavailable=context.sighting.unavailable,
+        ranks=_ranks(context, arrays["ranks"]) if "ranks" in arrays else None,
     )
 
 
-def _columns(clip: Clip | None, *, sampled: bool) -> tuple[Column, ...]:
+def ranks_that_failed(context: Context, arrays: Arrays) -> list[int]:
+    """The processes that have not measured their part of a step."""
+    if "ranks" not in arrays:
+        return []
+    return [rank for rank, flags in zip(context.ranks, arrays["ranks"][:, 3], strict=True) if flags % (2 * FAILED) > 0]
+
+
+def _ranks(context: Context, values: Float64Array) -> Ranks | None:
+    """What each process had of this step, where something was not finite."""
+    num_nonfinite, largest, losses, flags = values.T
+    told = (flags // TOLD) % 2 > 0
+    if not num_nonfinite.any() and np.isfinite(losses[told]).all():
+        return None
+    return Ranks(
+        numbers=context.ranks,
+        num_nonfinite=tuple(int(count) for count in num_nonfinite),
+        loss=tuple(float(loss) if known else None for loss, known in zip(losses, told, strict=True)),
+        grad_max=tuple(map(float, largest)) if Column.ABS_MAX in context.columns else None,
+    )
+
+
+def holding_of(track: Track) -> Holding:
+    """What other processes have to know of a track's layout."""
+    assert track.layout.holding is not None
+    return track.layout.holding
+
+
+def columns_for(clip: Clip | None, *, sampled: bool) -> tuple[Column, ...]:
+    """What is measured of the gradients of a step."""
     needed = () if clip is None else clip.needs
     return (*ALWAYS, *needed, *((Column.ABS_MAX,) if sampled and Column.ABS_MAX not in needed else ()))

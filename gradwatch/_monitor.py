@@ -6,22 +6,24 @@ gradients -> statistics -> clipping -> transfer -> StepRecord -> detectors -> di
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gradwatch import _measurement as step
+from gradwatch._arrivals import Arrivals
 from gradwatch._audit import CLIPPED_TWICE, SCALED_GRADIENTS
 from gradwatch._budget import Budget
 from gradwatch._intervention import Intervention
 from gradwatch._ledger import Ledger
+from gradwatch._measuring import Measuring
 from gradwatch._price import Price, event
 from gradwatch._probes.loss_reader import LossReader
 from gradwatch._probes.schedule import Probes
 from gradwatch._steps import has_step_hook, running_backward
-from gradwatch._tracks import Tracks
-from gradwatch._transfer import Transfer
+from gradwatch._tracks import Tracks, track_of
 from gradwatch.clipping import Clip
 from gradwatch.errors import StateError, damaged_state_is_told
 from gradwatch.records import RunSummary
@@ -65,8 +67,9 @@ class Monitor:
         self._tracks = Tracks(model, optimizers, probes, self._budget)
         self._intervention = Intervention(clip, ledger.audit, skip_if_nonfinite=skip_if_nonfinite)
         self._intervention.foresee(optimizers or ())
-        self._transfer: Transfer[step.Context] = Transfer()
         self._loss = LossReader(lambda: self._tracks.layouts)
+        self.arrivals = Arrivals(every, self.ledger, self._tracks)
+        self._measuring = Measuring(clip, every, self._loss, self.arrivals, self._tracks)
 
     def bind(self, model: nn.Module, optimizers: Sequence[Optimizer] | None, writers: Iterable[Writer]) -> None:
         """Go on with another model, other optimizers or writers; counters, baselines and history stay."""
@@ -90,18 +93,22 @@ class Monitor:
     @event
     def begin(self, optimizer: Any, scale: Tensor | float | None = None) -> None:
         """The gradients are complete, and torch's own hook is still to come, if it comes at all."""
-        if (track := self._tracks.of(optimizer, quick=True)) is None or (track.pending and track.pending.closed):
+        if (track := track_of(self._tracks, optimizer, quick=True)) is None:
+            return
+        if track.pending is not None and track.pending.closed:
+            return
+        if (steps := has_step_hook(optimizer)) and self._measuring.can_wait(track):
             return
         self._measure(track, optimizer, scale)
         if track.pending is not None:
             track.pending.wait_for_step(track.layout)
-        if not has_step_hook(optimizer):
+        if not steps:
             self._emit(track, moved=False)
 
     @event
     def before_step(self, optimizer: Optimizer) -> None:
         """The gradients are complete: measure, look, clip."""
-        if (track := self._tracks.of(optimizer, quick=True)) is None:
+        if (track := track_of(self._tracks, optimizer, quick=True)) is None:
             return
         if track.pending is None or not track.pending.early:
             self._measure(track, optimizer, self._intervention.scale_of(optimizer))
@@ -112,57 +119,56 @@ class Monitor:
     @event
     def before_closure_again(self, optimizer: Optimizer) -> None:
         """LBFGS evaluates its closure again: the record stays that of the first evaluation."""
-        if (track := self._tracks.of(optimizer)) is not None and track.pending is not None:
+        if (track := track_of(self._tracks, optimizer)) is not None and track.pending is not None:
             track.pending.closed = True
 
     @event
     def after_closure_again(self, optimizer: Optimizer) -> None:
         """It has: clip these gradients, too."""
         self._loss.take()
-        if self._clip is not None and (track := self._tracks.of(optimizer)) is not None:
-            again = step.measure(track, step.measure_gradients(track.layout, self._clip), self._clip)
-            step.clip_gradients(again, track.layout, self._clip)
+        if self._clip is not None and (track := track_of(self._tracks, optimizer)) is not None:
+            step.clip_gradients(self._measuring.again(track, self._clip), track, self._clip)
 
     @event
     def after_step(self, optimizer: Optimizer) -> None:
         """The update is done: send what was measured on its way."""
         self._intervention.after_step(optimizer)
-        if (
-            track := self._tracks.known(optimizer)
-        ) is None or track.pending is None:  # an optimizer that did not evaluate its closure
-            if (track := self._tracks.of(optimizer)) is None:
+        track = self._tracks.known(optimizer)
+        if track is None or track.pending is None:  # an optimizer that did not evaluate its closure
+            if (track := track_of(self._tracks, optimizer)) is None:
                 return
-            self._measure(track, optimizer, None, may_clip=False)
+            self._measure(track, optimizer, None, skipped=False)
         self._emit(track, moved=True)
 
     @event
     def step_skipped(self, optimizer: Optimizer) -> None:
         """A GradScaler did not call the optimizer."""
-        if (track := self._tracks.of(optimizer)) is not None:
+        if (track := track_of(self._tracks, optimizer)) is not None:
             if track.pending is None or not track.pending.early:
-                self._measure(track, optimizer, None, may_clip=False)
+                self._measure(track, optimizer, None, skipped=True)
             self._emit(track, moved=False, skipped=True)
 
     @event
     def before_partial_step(self, optimizer: Optimizer) -> None:
         """An optimizer steps inside the backward pass, on its share of the gradients."""
         layout = self._tracks.layouts.of(optimizer)
-        share = step.measure_share(layout, self._clip)
+        alone = step.Track(step.Identity(-1, []), layout)
+        share = step.measure_share(alone, self._clip)
         share.lr = step.learning_rate(optimizer, share)
-        self._intervention.clip_share(share, layout, optimizer)
+        self._intervention.clip_share(share, alone, optimizer)
         self._tracks.add_partial(optimizer, share, layout, running_backward())
 
     @event
     def after_backward(self) -> None:
         """The backward pass with the partial steps is over: they were one step."""
         if (track := self._tracks.take_partial()) is not None and track.pending is not None:
-            self._loss.hand_over(track.pending)
+            track.pending = self._measuring.complete(track, track.pending)
             self._emit(track, moved=False)
 
     @event
     def before_unscale(self, optimizer: Optimizer, scale: Tensor) -> None:
         """A GradScaler is about to take its factor out of the gradients."""
-        if (track := self._tracks.of(optimizer)) is not None:
+        if (track := track_of(self._tracks, optimizer)) is not None:
             track.loss_scale = scale.clone()  # the scaler changes it in place
             if track.before_clip is not None and track.before_clip.holds_any():
                 track.before_clip.scale = track.loss_scale
@@ -174,38 +180,29 @@ class Monitor:
         if self._tracks.before_clip(gradients, num_changes, self._clip, self._every) and self._clip is not None:
             self.ledger.audit.say(CLIPPED_TWICE, clip=self._clip)
 
-    def _measure(self, track: step.Track, optimizer: Any, scale: Any, *, may_clip: bool = True) -> None:
+    def _measure(self, track: step.Track, optimizer: Any, scale: Any, *, skipped: bool | None = None) -> None:
         if track.pending is not None:
             self._emit(track, moved=False)  # the step before has raised
-        sampled = track.is_sampled(self._every)
-        found = self._tracks.look(track, optimizer, self._clip, sampled=sampled)
-        measurement = track.pending = step.measure(track, found, self._clip, scale, sampled=sampled)
-        if measurement.statistics is not measurement.current and scale is not None:
+        measurement = track.pending = self._measuring.measure(track, optimizer, scale, skipped=skipped is True)
+        if measurement.was_clipped and scale is not None:
             self.ledger.audit.say(SCALED_GRADIENTS)
-        if may_clip:
+        if skipped is None:  # the step is to come
             self._intervention.clip(track, optimizer, but=self)
-        measurement.lr = step.learning_rate(optimizer, measurement)
-        self._loss.hand_over(measurement)
-        step.look_at_weights(measurement, track)
         self._tracks.probing.hand_over(measurement, track)
 
     def _emit(self, track: step.Track, *, moved: bool, skipped: bool = False) -> None:
-        self._transfer.send(*step.finish(track, self.num_steps, every=self._every, moved=moved, skipped=skipped))
-        self.num_steps += 1
-        self._collect()
+        number, self.num_steps = self.num_steps, self.num_steps + 1
+        finish = partial(step.finish, track, number, every=self._every, moved=moved, skipped=skipped)
+        self.arrivals.send(track, finish)
+        self.arrivals.collect()
         track.plan(self._every, self._budget)
         self._tracks.probing.prepare(self._tracks.live())
 
     def receive(self, *, wait: bool = False) -> None:
         """Judge and write all that has arrived on the host."""
         with self.price.lock:
-            self._collect(wait=wait)
+            self.arrivals.collect(wait=wait)
             self.ledger.catch_up()
-
-    def _collect(self, *, wait: bool = False) -> None:
-        for context, arrays in self._transfer.receive(wait=wait):
-            record = step.record_of(context, arrays)
-            self.ledger.take(record, self._tracks.layouts.info, urgent=self._tracks.probing.follow(record))
 
     def close(self) -> None:
         """Everything under way arrives, is written and flushed."""
@@ -220,8 +217,9 @@ class Monitor:
     def _finish_steps(self) -> None:
         for track in self._tracks.live():
             if track.pending is not None:
+                track.pending.outdated &= track.exchange is None  # the others may be gone: nothing is exchanged
                 self._emit(track, moved=False)
-        self.receive(wait=True)
+        self.arrivals.finish()
 
     def summary(self) -> RunSummary:
         """The run so far."""

@@ -10,14 +10,18 @@ from torch import nn
 from torch.optim import Optimizer
 
 from gradwatch._identities import check_identity
-from gradwatch._layout import is_sharded, trainable_parameters
+from gradwatch._layout import trainable_parameters
 from gradwatch._probes.schedule import Probes
+from gradwatch._voice import announce
 from gradwatch.clipping import Clip
 from gradwatch.detectors import Detector, default_detectors
-from gradwatch.errors import ArgumentTypeError, ArgumentValueError, is_number, warn
+from gradwatch.errors import ArgumentTypeError, ArgumentValueError, is_number
 from gradwatch.suppression import Suppression
 
 HISTORY = 1_000
+
+_DEEPSPEED = ("ds_id", "_hp_mapping")
+"""What DeepSpeed hangs on a parameter whose gradient it takes away: at stage 3, and at stages 1 and 2."""
 
 
 def check_model(model: object, clip: Clip | None) -> nn.Module:
@@ -34,10 +38,12 @@ def check_model(model: object, clip: Clip | None) -> nn.Module:
         raise ArgumentValueError(
             "model", model, "it has no parameter with requires_grad=True, so there is no gradient to watch"
         )
-    if any(is_sharded(parameter) for parameter in parameters):
-        warn(
-            f"gradwatch: the parameters of {type(model).__name__} are sharded (DTensor, as FSDP2 and tensor "
-            "parallelism make them), which gradwatch cannot measure yet: it will record nothing and clip nothing"
+    if any(hasattr(parameter, mark) for parameter in parameters for mark in _DEEPSPEED):
+        announce(
+            f"gradwatch: DeepSpeed (ZeRO) keeps the gradients of {type(model).__name__} in buffers of its own, on which "
+            "its optimizer steps: nothing will be recorded and nothing clipped. It knows the norms itself: "
+            "engine.get_global_grad_norm(), and deepspeed.utils.safe_get_full_grad(parameter) for one parameter. "
+            "FSDP2, FSDP, tensor and pipeline parallelism, DDP and ZeroRedundancyOptimizer are watched in full"
         )
     if clip is not None and clip.per_parameter and any(parameter.is_complex() for parameter in parameters):
         raise ArgumentValueError("clip", clip, "complex gradients cannot be clamped by value; use ClipNorm")

@@ -33,7 +33,7 @@ class Readout:
             return []
         with self._monitor.price.lock:
             self._monitor.receive()
-            return list(self._monitor.ledger.history)
+            return [*self._monitor.ledger.history, *self._monitor.arrivals.waiting()]
 
     @property
     def step(self) -> int:
@@ -45,8 +45,10 @@ class Readout:
         """Global L2 norm of the last step's gradients before clipping; NaN before the first step."""
         if self._monitor is None:
             return math.nan
-        self._monitor.receive()
-        return self._monitor.ledger.aggregates.last_total_norm
+        with self._monitor.price.lock:
+            self._monitor.receive()
+            waiting = self._monitor.arrivals.waiting()
+            return waiting[-1].total_norm if waiting else self._monitor.ledger.aggregates.last_total_norm
 
     def summary(self) -> str:
         """The run so far as a table for the terminal or a log file."""

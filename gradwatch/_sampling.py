@@ -29,16 +29,22 @@ class WeightSampler:
 
     Args:
         parameters: ``[num_params]``.
+        picks: Which elements of each, int64 in host memory, None for all; drawn where they are left out.
     """
 
-    def __init__(self, parameters: Sequence[Tensor]) -> None:
-        generator = torch.Generator(device="cpu").manual_seed(_SEED)
-        most = min(MAX_ELEMENTS, max(_MIN_ELEMENTS, _MAX_TOTAL // max(1, len(parameters))))
-        self._picks = [_pick(parameter, most, generator) for parameter in parameters]
+    def __init__(self, parameters: Sequence[Tensor], picks: Sequence[Tensor | None] | None = None) -> None:
+        chosen = drawn([parameter.numel() for parameter in parameters]) if picks is None else picks
+        self._picks = [
+            None if pick is None else pick.to(parameter.device, non_blocking=True)
+            for parameter, pick in zip(parameters, chosen, strict=True)
+        ]
         plain = all(on_host(parameter) and parameter.dtype is torch.float32 for parameter in parameters)
         self._on_host = HostSampler(parameters, self._picks) if plain else None
         self._several_devices = len({parameter.device for parameter in parameters}) > 1
-        self._sizes = [min(p.numel(), most) * (2 if p.is_complex() else 1) for p in parameters]
+        self._sizes = [
+            (p.numel() if pick is None else len(pick)) * (2 if p.is_complex() else 1)
+            for p, pick in zip(parameters, self._picks, strict=True)
+        ]
 
     def measure(self, parameters: Sequence[Tensor]) -> tuple[Tensor, Tensor] | None:
         """L2 norms ``[num_params]`` float64 and the sample of :meth:`take`, read once; None where that cannot be."""
@@ -72,14 +78,23 @@ class WeightSampler:
             return self._on_host.update_ratio(before, parameters)
         return self._norms(self.take(parameters).sub_(before)) / self._norms(before)
 
+    @torch.no_grad()
+    def squares(self, before: Tensor, parameters: Sequence[Tensor]) -> Tensor:
+        """``norm(after - before) ** 2`` and ``norm(before) ** 2``, ``[num_params, 2]`` float64, to be added up."""
+        moved = self._norms(self.take(parameters).sub_(before))
+        return torch.stack([moved, self._norms(before)], dim=1).square_()
+
     def _norms(self, samples: Tensor) -> Tensor:
         """L2 norm of each parameter's part, float64."""
         parts = torch.split_with_sizes(samples, self._sizes)
         return torch.stack(torch._foreach_norm(parts)).to(torch.float64)  # noqa: SLF001 - as torch's own clip
 
 
-def _pick(parameter: Tensor, most: int, generator: torch.Generator) -> Tensor | None:
-    if parameter.numel() <= most:
-        return None
-    drawn = torch.randint(parameter.numel(), (most,), generator=generator, device="cpu")
-    return drawn.sort().values.to(parameter.device, non_blocking=True)
+def drawn(numels: Sequence[int]) -> list[Tensor | None]:
+    """Which elements of tensors of these sizes are looked at, ascending, ``[num_params]``; None for all of one."""
+    generator = torch.Generator(device="cpu").manual_seed(_SEED)
+    most = min(MAX_ELEMENTS, max(_MIN_ELEMENTS, _MAX_TOTAL // max(1, len(numels))))
+    return [
+        None if n <= most else torch.randint(n, (most,), generator=generator, device="cpu").sort().values
+        for n in numels
+    ]

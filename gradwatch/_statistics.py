@@ -94,6 +94,20 @@ class Statistics:
             return torch.from_numpy(np.sqrt(self.values(Column.SQUARED_NORM).sum(keepdims=True)).reshape(()))
         return self[Column.SQUARED_NORM].sum().sqrt()
 
+    def of(self, rows: Tensor) -> Statistics:
+        """Some of its rows, ``[num_rows, num_columns]``, with the total norm of all."""
+        some = Statistics(rows, self.columns)
+        some.__dict__["_total_norm"] = self._total_norm
+        return some
+
+    def in_columns(self, columns: tuple[Column, ...]) -> Statistics:
+        """The same in these columns; what was not measured is 0."""
+        if columns == self.columns:
+            return self
+        nothing = self.data.new_zeros(len(self.data))
+        found = [self[column] if column in self.columns else nothing for column in columns]
+        return Statistics(torch.stack(found, dim=1), columns)
+
     def unscaled(self, scale: Tensor | float, norm_type: float) -> Statistics:
         """The same without a loss scale that the gradients still carry."""
         data = self.data.clone()
@@ -117,7 +131,8 @@ class Meter:
         self._dtypes = [view.dtype if view.dtype in _MEASURABLE else torch.float32 for view in views]
         self.on_host = all(on_host(template) for template in templates)
         """Whether looking at what has been measured is free."""
-        self._device = next((t.device for t in templates if not on_host(t)), torch.device("cpu"))
+        self.device = next((t.device for t in templates if not on_host(t)), torch.device("cpu"))
+        """Where the statistics are."""
         self._norms = SquaredNorms(self._shapes, self._dtypes) if self.on_host else None
         self._plain = all(template.dtype is dtype for template, dtype in zip(templates, self._dtypes, strict=True))
         """As far as is known all that comes is strided and real, so that nobody has to look at each by itself."""
@@ -206,7 +221,7 @@ class Meter:
         present = [flat(tensor) for tensor in tensors if tensor is not None]
         norms = iter(torch._foreach_norm(present, 2, torch.float64) if present else ())  # noqa: SLF001 - as torch's clip
         counts = iter([torch.isfinite(tensor).logical_not_().sum() for tensor in present])
-        ones = torch.ones((), dtype=torch.float64, device=self._device)
+        ones = torch.ones((), dtype=torch.float64, device=self.device)
         return [
             self._stack([None if t is None else next(norms).square() for t in tensors]),
             self._stack([None if t is None else next(counts) for t in tensors]),
@@ -217,8 +232,8 @@ class Meter:
         """``[num_params]`` float64 on one device, 0 where absent."""
         present = [value for value in values if value is not None]
         if len({(value.device, value.dtype) for value in present}) > 1:
-            present = [value.to(self._device, torch.float64, non_blocking=True) for value in present]
-        result = torch.zeros(len(values), dtype=torch.float64, device=self._device)
+            present = [value.to(self.device, torch.float64, non_blocking=True) for value in present]
+        result = torch.zeros(len(values), dtype=torch.float64, device=self.device)
         if len(present) == len(values) and present:
             return result.copy_(torch.stack(present), non_blocking=True)
         where = [i for i, value in enumerate(values) if value is not None]

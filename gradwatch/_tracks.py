@@ -12,7 +12,8 @@ from torch.optim import Optimizer
 
 from gradwatch._before_clip import BeforeClip
 from gradwatch._budget import Budget
-from gradwatch._layout import Layout, Layouts
+from gradwatch._distributed import Exchange
+from gradwatch._layout import Layout, Layouts, nothing
 from gradwatch._measurement import Identity, Measurement, Track, look_before_clip, measure_gradients
 from gradwatch._partial import PartialSteps
 from gradwatch._probes.alertness import Alertness
@@ -62,8 +63,13 @@ class Tracks:
 
     def concerns(self, optimizer: Optimizer) -> bool:
         """Whether this optimizer is watched."""
-        self.layouts.claim(optimizer)
-        return self.layouts.owns_any(optimizer) if self._only is None else optimizer in self._only
+        try:
+            self.layouts.claim(optimizer)
+            return self.layouts.owns_any(optimizer) if self._only is None else optimizer in self._only
+        except Exception as error:
+            if self.excused(optimizer, error) is None:
+                raise
+            return True
 
     def live(self) -> list[Track]:
         """Those that have stepped or are expected to."""
@@ -95,6 +101,15 @@ class Tracks:
             if not layout.is_usual(found):
                 self.of(optimizer)
         return found if track.layout is layout else measure_gradients(track.layout, clip, sampled=sampled)
+
+    def excused(self, optimizer: Any, error: Exception) -> Track | None:
+        """The track as it was, or an empty one: where other processes wait for us, we take part all the same."""
+        if self.layouts.world is None:
+            return None
+        track = self._tracks.get(optimizer) or self._track(optimizer, nothing(f"{type(error).__name__}: {error}"))
+        if track is not None:
+            track.trouble = error
+        return track
 
     def add_partial(self, optimizer: Optimizer, measurement: Measurement, layout: Layout, backward: int) -> None:
         """A share of a step inside the backward pass of this number."""
@@ -165,16 +180,23 @@ class Tracks:
     def _track(self, key: Any, layout: Layout) -> Track | None:
         track = self._tracks.get(key)
         if track is None:
-            if not layout.layers:
+            world, own, exchange = self.layouts.world, layout.holding, None
+            if world is not None and own is not None:
+                exchange = Exchange(world, own, layout.meter.device)  # all processes agree here
+                self.layouts.info = exchange.roster.model or self.layouts.info
+            layers = layout.layers if exchange is None else exchange.roster.layers
+            if not layers:
                 return None
-            names = [layer.name for layer in layout.layers]
-            track = self._tracks[key] = Track(self._identify(names), layout)
+            names = [layer.name for layer in layers]
+            track = self._tracks[key] = Track(self._identify(names), layout, exchange=exchange)
             if self._unclaimed is not None:
                 track.before_clip = self._unclaimed.for_layout(layout)
                 self._unclaimed = self._unclaimed.without(layout)
         elif track.layout is not layout:
             track.layout, track.before_clip = layout, None
-            track.identity.names = [layer.name for layer in layout.layers]
+            if track.exchange is not None and layout.holding is not None:
+                track.exchange.hold(layout.holding, layout.meter.device)
+            track.identity.names = [layer.name for layer in track.layers]
         return track
 
     def _identify(self, names: list[str]) -> Identity:
@@ -193,3 +215,19 @@ class Tracks:
         if mine := layout.among(gradients):
             self._unclaimed = look_before_clip(earlier, layout, clip, mine, sampled=True)
             self._unclaimed.expect(mine, num_changes)
+
+
+def track_of(tracks: Tracks, optimizer: Any, *, quick: bool = False) -> Track | None:
+    """The track of an optimizer; where that fails and other processes wait for us, one that takes part all the same.
+
+    Args:
+        tracks: All of them.
+        optimizer: Or another object that steps.
+        quick: As for :meth:`Tracks.of`.
+    """
+    try:
+        return tracks.of(optimizer, quick=quick)
+    except Exception as error:
+        if (track := tracks.excused(optimizer, error)) is None:
+            raise
+        return track

@@ -51,6 +51,43 @@ def wait_for(tensor: Tensor) -> float:
     return float(tensor)
 
 
+def as_arrays(values: Mapping[str, Tensor | float]) -> Arrays | None:
+    """Copies in float64 of what lies in host memory; None where the first tensor lies elsewhere."""
+    device = _device(values)
+    if device.type != "cpu":
+        return None
+    arrays: Arrays = {}
+    for name, value in values.items():
+        if not isinstance(value, Tensor):
+            arrays[name] = np.float64(value)
+        else:
+            arrays[name] = as_array(value if on_host(value) else value.to(device)).astype(np.float64)
+    return arrays
+
+
+def _device(values: Mapping[str, Tensor | float]) -> torch.device:
+    return next((value.device for value in values.values() if isinstance(value, Tensor)), torch.device("cpu"))
+
+
+class Later:
+    """A 0-dim tensor on its way to the host, to be read a step later: by then nobody has to wait for it."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._arrived = None
+        self._value = tensor
+        if tensor.is_cuda:
+            self._value = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu", pin_memory=True)
+            self._value.copy_(tensor, non_blocking=True)
+            self._arrived = torch.cuda.Event()
+            self._arrived.record(torch.cuda.current_stream(tensor.device))
+
+    def read(self) -> float:
+        """Its value."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return float(self._value)
+
+
 @dataclass
 class _Parcel(Generic[Context]):
     context: Context
@@ -99,18 +136,11 @@ class Transfer(Generic[Context]):
             values: Tensors of any shapes, put together on the first one's device; and numbers that the host knows.
             context: Anything.
         """
-        device = next((value.device for value in values.values() if isinstance(value, Tensor)), torch.device("cpu"))
-        if device.type == "cpu":
-            arrays: Arrays = {}
-            for name, value in values.items():
-                if not isinstance(value, Tensor):
-                    arrays[name] = np.float64(value)
-                else:
-                    arrays[name] = as_array(value if on_host(value) else value.to(device)).astype(np.float64)
+        if (arrays := as_arrays(values)) is not None:
             self._under_way.append(_Delivered(context, arrays))
             return
         tensors = {
-            name: torch.as_tensor(value, dtype=torch.float64).to(device, non_blocking=True)
+            name: torch.as_tensor(value, dtype=torch.float64).to(_device(values), non_blocking=True)
             for name, value in values.items()
         }
         shapes = {name: tensor.shape for name, tensor in tensors.items()}

@@ -16,7 +16,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from gradwatch._statistics import Column, Statistics
+from gradwatch._distributed_parts import any_dtensor, is_dtensor, is_partial, local, summed
+from gradwatch._statistics import Column, Statistics, values_of
 from gradwatch._transfer import look, on_host, wait_for
 from gradwatch.errors import ArgumentTypeError, ArgumentValueError, NonfiniteGradientError, is_number
 
@@ -177,6 +178,9 @@ class ClipValue:
         """Clip in place; see :class:`Clip`."""
         del statistics
         bound = self.clip_value * scale
+        for parameter in parameters if any_dtensor(parameters) else ():
+            if parameter.grad is not None and is_partial(parameter.grad):
+                parameter.grad = summed(parameter.grad)  # clamping the summands one by one is something else
         for values in _values_in_place(parameters):
             if isinstance(bound, Tensor):
                 limit = bound.to(values.device, values.dtype)
@@ -184,6 +188,27 @@ class ClipValue:
             else:
                 values.clamp_(min=-bound, max=bound)
         return None
+
+    def squared_norms_left(
+        self, gradients: Sequence[Tensor | None], scale: Tensor | float | None, device: torch.device
+    ) -> Tensor:
+        """Squared L2 norm of what it will leave of each gradient, unscaled, ``[num_params]`` float64 on ``device``.
+
+        Args:
+            gradients: As they are; not changed, None where absent.
+            scale: The loss scale that they carry, None for none.
+            device: Where to.
+        """
+        result = torch.zeros(len(gradients), dtype=torch.float64, device=device)
+        for row, gradient in enumerate(gradients):
+            if gradient is None:
+                continue
+            values = values_of(gradient)
+            unscaled = values if scale is None else values.to(torch.float64) / scale
+            clamped = unscaled.clamp(min=-self.clip_value, max=self.clip_value)
+            norm = torch.linalg.vector_norm(clamped, dtype=torch.float64)
+            result[row].copy_(norm.square(), non_blocking=True)
+        return result
 
     def __str__(self) -> str:
         return f"ClipValue(clip_value={self.clip_value:g})"
@@ -223,6 +248,10 @@ def _scale_gradients(parameters: Sequence[Tensor], coefficient: Tensor) -> None:
 def _values_in_place(parameters: Sequence[Tensor]) -> list[Tensor]:
     """The elements of every gradient that there is, to be changed in place."""
     gradients = [gradient for parameter in parameters if (gradient := parameter.grad) is not None]
+    if any_dtensor(gradients):
+        # what lies here, for torch refuses a mix of both kinds; as new as .data, for torch's own clipping leaves the
+        # version counters of a DTensor alone
+        gradients = [local(gradient).data if is_dtensor(gradient) else gradient for gradient in gradients]
     if not any(gradient.is_sparse or gradient.is_conj() for gradient in gradients):
         return gradients
     values = []

@@ -24,9 +24,10 @@ from gradwatch._monitor import Monitor
 from gradwatch._probes.schedule import Probes
 from gradwatch._readout import Readout
 from gradwatch._taps import listen, scale_of
+from gradwatch._voice import announce
 from gradwatch.clipping import Clip
 from gradwatch.detectors import Detector
-from gradwatch.errors import ArgumentTypeError, warn
+from gradwatch.errors import ArgumentTypeError
 from gradwatch.records import Incident, StepRecord
 from gradwatch.suppression import Suppression
 from gradwatch.writers import Writer
@@ -78,7 +79,8 @@ class GradWatch(Readout, _Callback):
             accelerator only with ``fused=True`` (Adam, AdamW, SGD, Adagrad): for any other the host would have to wait.
         max_overhead: The largest share of the run that watching may take, such as 0.01: from the fifth step on, samples
             and probes are left out where they would exceed it, and the summary says so. Norms are measured at every
-            step, whatever they cost. By default nothing is left out.
+            step, whatever they cost. By default nothing is left out; nor is it where many processes share the model,
+            for each has a clock of its own, and all have to look at the same steps.
 
     Raises:
         ArgumentTypeError: An argument has a wrong type (also a ``TypeError``).
@@ -206,7 +208,7 @@ class GradWatch(Readout, _Callback):
             and self._monitor is not None
             and self._monitor.num_steps == self._steps_at_start
         ):
-            warn(
+            announce(
                 "gradwatch saw no optimizer step in this fit. Did the optimizer own parameters of the LightningModule?"
             )
         self.close()

@@ -370,6 +370,60 @@ def _fitting(read: FoundT) -> FoundT:
     return read
 
 
+@dataclass(frozen=True)
+class Ranks:
+    """What each process had of a step at which something was not finite.
+
+    Attributes:
+        numbers: Of the processes, ``[num_ranks]``: their ranks.
+        num_nonfinite: Non-finite elements of the gradients that lie there, ``[num_ranks]``.
+        loss: As told there, ``[num_ranks]``; None where it was not.
+        grad_max: Largest absolute value of a gradient that lies there, ``[num_ranks]``; None where not measured.
+    """
+
+    numbers: tuple[int, ...]
+    num_nonfinite: tuple[int, ...]
+    loss: tuple[float | None, ...]
+    grad_max: tuple[float, ...] | None = None
+
+    @property
+    def with_bad_loss(self) -> tuple[int, ...]:
+        """Those that were told a non-finite loss: a mean over all ranks spreads it to every gradient."""
+        pairs = zip(self.numbers, self.loss, strict=True)
+        return tuple(rank for rank, loss in pairs if loss is not None and not math.isfinite(loss))
+
+    @property
+    def bad(self) -> tuple[int, ...]:
+        """Those where it began, as far as can be told: with a bad loss; without one, with a non-finite gradient."""
+        pairs = zip(self.numbers, self.num_nonfinite, strict=True)
+        return self.with_bad_loss or tuple(rank for rank, count in pairs if count)
+
+    @property
+    def to_blame(self) -> tuple[int, ...]:
+        """The bad ones, where others are sound: a fault of theirs. Empty where all are bad."""
+        return self.bad if len(self.bad) < len(self.numbers) else ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "numbers": list(self.numbers),
+            "num_nonfinite": list(self.num_nonfinite),
+            "loss": [number_to_json(loss) for loss in self.loss],
+            "grad_max": None if self.grad_max is None else [number_to_json(value) for value in self.grad_max],
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Ranks:
+        """The inverse of :meth:`to_json`."""
+        maxima = data["grad_max"]
+        return cls(
+            numbers=tuple(int(rank) for rank in data["numbers"]),
+            num_nonfinite=tuple(int(count) for count in data["num_nonfinite"]),
+            loss=tuple(None if loss is None else float(loss) for loss in data["loss"]),
+            grad_max=None if maxima is None else tuple(float(value) for value in maxima),
+        )
+
+
 class _Once(Generic[FoundT]):
     """``functools.cached_property`` without its lock, which Python 3.12 has done away with: half of the time."""
 
@@ -423,6 +477,7 @@ class StepRecord:
             stepped so far; None on other steps.
         birthplace: Where a non-finite loss or gradient of this step was born, as far as it could be seen.
         unavailable: What the probes could not see at this step, and why.
+        ranks: What each of several processes had of it, where that was exchanged and something was not finite.
     """
 
     step: int
@@ -447,6 +502,7 @@ class StepRecord:
     ownerless: Ownerless | None = None
     birthplace: Birthplace | None = None
     unavailable: tuple[Unavailable, ...] = ()
+    ranks: Ranks | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -514,6 +570,8 @@ class StepRecord:
             data["birthplace"] = self.birthplace.to_json()
         if self.unavailable:
             data["unavailable"] = [asdict(gap) for gap in self.unavailable]
+        if self.ranks is not None:
+            data["ranks"] = self.ranks.to_json()
         return data
 
     @classmethod
@@ -560,6 +618,7 @@ class StepRecord:
             ownerless=None if "ownerless" not in data else Ownerless.from_json(data["ownerless"]),
             birthplace=None if "birthplace" not in data else Birthplace.from_json(data["birthplace"]),
             unavailable=tuple(_fitting(Unavailable(**gap)) for gap in data.get("unavailable", ())),
+            ranks=None if "ranks" not in data else Ranks.from_json(data["ranks"]),
         )
 
 
@@ -627,6 +686,7 @@ class Incident:
         num_layers: How many layers were looked at.
         evidence: Numbers for diagnosis; JSON-serialisable.
         unavailable: What could not be seen.
+        ranks: The processes where it began, where others were sound; empty where all are affected, or nobody knows.
     """
 
     kind: str
@@ -641,6 +701,7 @@ class Incident:
     num_layers: int = 0
     evidence: Mapping[str, Any] = field(default_factory=dict)
     unavailable: tuple[Unavailable, ...] = ()
+    ranks: tuple[int, ...] = ()
 
     @property
     def code(self) -> str:
@@ -649,8 +710,11 @@ class Incident:
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-serialisable dict; non-finite numbers become strings."""
+        known = {**asdict(self), "ranks": list(self.ranks)}
+        if not self.ranks:  # as in every run of a single process
+            del known["ranks"]
         return {
-            **asdict(self),
+            **known,
             "layers": list(self.layers),
             "severity": self.severity.value,
             "value": number_to_json(self.value),
@@ -674,6 +738,7 @@ class Incident:
                     "threshold": float(data["threshold"]),
                     "causes": tuple(Cause.from_json(cause) for cause in data["causes"]),
                     "unavailable": tuple(_fitting(Unavailable(**gap)) for gap in data["unavailable"]),
+                    "ranks": tuple(int(rank) for rank in data.get("ranks", ())),
                 }
             )
         )

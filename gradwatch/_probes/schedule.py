@@ -62,6 +62,9 @@ class Probes:
 _EACH = Probes(every=1)
 """Where nothing is looked at, that is said of each step."""
 
+SHARDED = Unavailable(
+    "activations and output gradients", "the model is sharded over several processes, each of which sees its own"
+)
 SWITCHED_OFF = Unavailable("activations and output gradients", "the probes are switched off (probes=False)")
 
 
@@ -88,7 +91,7 @@ class Probing:
 
     def prepare(self, tracks: list[Track]) -> None:
         """A step is over: look at the next one?"""
-        if self._probes is None or not self._probes.forward:
+        if self._probes is None or not self._probes.forward or self._layouts.world is not None:
             return
         numbers = [track.identity.num_steps for track in tracks]
         due = any(self._is_due(number) for number in numbers)
@@ -108,7 +111,11 @@ class Probing:
             track: Whose step it is.
             moved: Whether the weights are not those of the forward pass any more.
         """
-        if self._is_due(track.identity.num_steps):
+        is_due = self._is_due(track.identity.num_steps)
+        if track.exchange is not None:
+            measurement.sighting.unavailable += (SHARDED,) if is_due else ()
+            return
+        if is_due:
             self._look_for_ownerless(measurement)
             if self._obstacle is not None:
                 measurement.sighting.unavailable += (self._obstacle,)

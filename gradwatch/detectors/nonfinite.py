@@ -11,11 +11,15 @@ import numpy as np
 from gradwatch._backward_order import WHAT, backward_birthplace, born_in_words
 from gradwatch._baselines import Episode
 from gradwatch.detectors._base import Remembering
-from gradwatch.records import Birthplace, Incident, Int64Array, Severity, StepRecord, Unavailable
+from gradwatch.records import Birthplace, Incident, Int64Array, Ranks, Severity, StepRecord, Unavailable
 from gradwatch.wording import number
 
 SKIPPED_STEPS = 20
 """A GradScaler halves its scale at each skip: 20 in a row are a factor of 10^6, so the scale is not the trouble."""
+
+
+_SHOWN = 8
+"""Ranks that are told by their number."""
 
 
 @dataclass
@@ -79,12 +83,35 @@ def _nonfinite(record: StepRecord) -> Incident:
         severity=Severity.ERROR,
         value=float(weights.sum() + grads.sum()) if names else 1.0,
         threshold=0.0,
-        message=_nonfinite_message(record, order, weights, birth if loss_is_bad else None),
+        message=_nonfinite_message(record, order, weights, birth if loss_is_bad else None) + _on_ranks(record.ranks),
         optimizer=record.optimizer,
         num_layers=len(record.layers),
         evidence=evidence,
         unavailable=() if weights.any() else _gaps(record, birth, loss_is_bad=loss_is_bad),
+        ranks=() if record.ranks is None else record.ranks.to_blame,
     )
+
+
+def _on_ranks(ranks: Ranks | None) -> str:
+    """Whether one process is at fault, or all are affected."""
+    if ranks is None or not ranks.bad:
+        return ""
+    if not ranks.to_blame:
+        return f" All {len(ranks.numbers):,} ranks are affected."
+    which, verb = _listed(ranks.to_blame), "is" if len(ranks.to_blame) == 1 else "are"
+    if ranks.with_bad_loss:
+        return f" Of {len(ranks.numbers):,} ranks only {which} {verb} at fault, with a loss that is not finite."
+    return f" Of {len(ranks.numbers):,} ranks only {which} {verb} affected."
+
+
+def _listed(ranks: tuple[int, ...]) -> str:
+    """``rank 1``, ``ranks 0 and 3``; of many the first few."""
+    if len(ranks) == 1:
+        return f"rank {ranks[0]}"
+    shown = [str(rank) for rank in ranks[:_SHOWN]]
+    if len(ranks) > _SHOWN:
+        return f"ranks {', '.join(shown)} and {len(ranks) - _SHOWN:,} more"
+    return f"ranks {', '.join(shown[:-1])} and {shown[-1]}"
 
 
 def _birth_modules(birth: Birthplace) -> tuple[str, ...]:

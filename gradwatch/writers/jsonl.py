@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, TextIO
 
 from gradwatch._summary_json import summary_from_json, summary_to_json
+from gradwatch._voice import is_speaker
 from gradwatch.errors import ArgumentTypeError, LogdirError, RecordError
 from gradwatch.records import Incident, Layer, ModelInfo, RunSummary, StepRecord
 from gradwatch.writers._lines import dumps
@@ -29,7 +30,7 @@ MAX_SKIPPED = 1_000
 
 
 class JSONLWriter:
-    """Appends every record and every incident to a file of JSON lines.
+    """Appends every record and every incident to a file of JSON lines. Of many processes the first one alone writes.
 
     Args:
         path: The file; missing directories are made. An existing file is continued, with a new ``run`` line.
@@ -45,7 +46,8 @@ class JSONLWriter:
         self._layers: dict[int, tuple[Layer, ...]] = {}
         self._model: ModelInfo | None = None
         self._file: TextIO | None = None
-        self._open().flush()
+        if is_speaker():  # it can be written; but who will write may be another process (ddp_spawn)
+            _open_to_append(self._path).close()
 
     def __repr__(self) -> str:
         return f"JSONLWriter({self._path!r})"

@@ -13,6 +13,7 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from gradwatch._voice import is_speaker
 from gradwatch.errors import ArgumentValueError
 from gradwatch.records import Incident, ModelInfo, RunSummary, StepRecord
 from gradwatch.writers._courier import Courier
@@ -32,7 +33,7 @@ SHARE_OF_PICTURES = 0.0025
 
 
 class TensorBoardWriter:
-    """Writes a run where TensorBoard finds it.
+    """Writes a run where TensorBoard finds it. Of many processes the first one alone writes.
 
     Exactly one of ``logdir`` and ``summary_writer``. Where the training has a ``SummaryWriter`` of its own, hand that
     over: with two event files in one directory TensorBoard may stop showing the older one's new data.
@@ -71,9 +72,14 @@ class TensorBoardWriter:
         self._drawn_at, self._patience = clock(), SECONDS_BETWEEN_PICTURES
         self._model: ModelInfo | None = None
         self._step = 0
-        self._sink = Borrowed(summary_writer) if logdir is None else open_logdir(logdir)
+        self._sink, self._courier = None, None
+        if logdir is None:
+            self._sink = Borrowed(summary_writer)
+        elif is_speaker():
+            self._sink = open_logdir(logdir)
         self._encoder = Encoder(self._sink)
-        self._courier = self._begin()
+        if self._sink is not None:
+            self._courier = self._begin()
 
     def __repr__(self) -> str:
         where = "summary_writer" if self._logdir is None else repr(str(self._logdir))

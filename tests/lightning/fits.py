@@ -85,6 +85,13 @@ class Net(Body, lightning.pytorch.LightningModule):
     """At the top of a module, so that it can be pickled."""
 
 
+class OtherNet(Body, pytorch_lightning.LightningModule):
+    """The same for the other package."""
+
+
+NETS = {lightning.pytorch: Net, pytorch_lightning: OtherNet}
+
+
 def module(pl: Any, **methods: Any) -> Any:
     """A LightningModule of this package with other methods."""
     return type("Net", (Body, pl.LightningModule), methods)()

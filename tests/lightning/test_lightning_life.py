@@ -13,9 +13,10 @@ import pytest
 import pytorch_lightning
 import torch
 from fits import (
+    NETS,
     PACKAGES,
     LineWriter,
-    Net,
+    clipped_norms,
     event_files,
     fit,
     inputs,
@@ -32,6 +33,7 @@ from helpers import torch_as_it_is
 import gradwatch
 from gradwatch.errors import GradwatchWarning
 from gradwatch.lightning import GradWatch
+from gradwatch.writers.jsonl import read_jsonl
 
 
 def failing_at(step: int, error: BaseException) -> Any:
@@ -198,18 +200,25 @@ def test_l14_the_callback_pickles_before_and_after_a_fit(pl, tmp_path):
     assert watch.step == 4
 
 
-def test_l14_ddp_spawn_trains_and_only_the_first_rank_writes(tmp_path):
+def test_l14_ddp_spawn_trains_and_only_the_first_rank_writes(pl, tmp_path):
     """Two real processes: the callback travels, the records are those of averaged gradients, one event file."""
-    logger = lightning.pytorch.loggers.TensorBoardLogger(tmp_path, name="run")
-    records = tmp_path / "records.txt"
-    watch = GradWatch(clip=gradwatch.ClipNorm(0.1), writers=[LineWriter(records)])
+    logger = pl.loggers.TensorBoardLogger(tmp_path, name="run")
+    clip, lines = gradwatch.ClipNorm(0.1), gradwatch.JSONLWriter(tmp_path / "lines")
+    watch = GradWatch(clip=clip, writers=[lines])
     options = {"strategy": "ddp_spawn", "devices": 2, "logger": logger, "num_nodes": 1}
-    trainer(lightning.pytorch, watch, **options).fit(Net(), inputs(4))
+    # both processes read all batches, so that the mean of their gradients is that of one
+    trainer(pl, watch, **options, use_distributed_sampler=False).fit(NETS[pl](), inputs(2))
+    torch.manual_seed(0)
+    expected = fit(pl, NETS[pl](), quiet_watch(clip=clip), inputs(2))
+    run = read_jsonl(tmp_path / "lines")
+    records = run.records
+    assert run.sessions == (0,)
+    assert [record.names for record in records] == [record.names for record in expected]
+    assert total_norms(list(records)) == pytest.approx(total_norms(expected), rel=1e-5)
+    assert clipped_norms(list(records)) == pytest.approx([0.1, 0.1], rel=1e-4)
     assert len(event_files(tmp_path)) == 1
     assert packed_rows(tmp_path) == 2
     assert list(points(tmp_path, "gradwatch/log10 gradient norm")) == [0, 1]
-    names = "net.0.weight net.0.bias net.2.weight net.2.bias"
-    assert records.read_text().splitlines() == [f"0 {names}", f"1 {names}"]
 
 
 def test_l15_one_instance_serves_both_packages():
