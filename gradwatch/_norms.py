@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from gradwatch._decades import extremes as extremes_of
-from gradwatch._rows import ROW, SMALL, Body, Elements, Piece, Results, Tensors, batches, body_row, flat, row_length
+from gradwatch._rows import ROW, SMALL, Body, Elements, Piece, Results, Tensors, batches, body_rows, flat, row_length
 from gradwatch._transfer import look
 from gradwatch.records import Float64Array, Int64Array
 
@@ -140,19 +140,27 @@ class Bank:
             if numel <= SMALL and row:
                 pieces.append(Piece(i, shapes[i], row))
             elif numel:
-                row = body_row(numel)
-                large.append((i, row, numel // row))
-                if tail := numel % row:
+                row, num_rows = body_rows(numel)
+                large.append((i, row, num_rows))
+                if tail := numel - row * num_rows:
                     pieces.append(Piece(i, torch.Size([tail]), tail, numel - tail))
         pieces.sort(key=lambda piece: (piece.row, piece.shape, piece.start > 0))
         row_counts = [piece.num_rows for piece in pieces] + [num_rows for _, _, num_rows in large]
         owners = [piece.index for piece in pieces] + [index for index, _, _ in large]
         self._owner = np.repeat(np.array(owners, dtype=np.int64), row_counts)
+        self._starts = np.cumsum([0, *row_counts[:-1]]) if len(owners) < len(self._owner) else None
+        """Where the rows of each piece and body begin, where any has several."""
+        self._owners = np.array(owners, dtype=np.int64)
+        with_extremes = [*range(sum(row_counts[: len(pieces)])), *np.cumsum([0, *row_counts])[len(pieces) : -1]]
+        self._with_extremes = np.array(with_extremes, dtype=np.int64)
+        """The rows of the pieces, and the first of each body: there the extremes of all of it are."""
         num_rows_of = np.bincount(self._owner, minlength=len(shapes))
         self._tiny = _TINY_ROW * num_rows_of if accumulate is torch.float32 else np.zeros(len(shapes))
         self._sound = float(self._tiny.max(initial=0.0))
         self._results = Results.of(len(self._owner), accumulate)
-        self._squares = look(self._results.squares)
+        self._squares, self._high, self._low = (
+            look(result) for result in (self._results.squares, self._results.high, self._results.low)
+        )
         self.batches = batches(pieces, accumulate, self._results)
         self.bodies: dict[int, Body] = {}
         first = sum(row_counts[: len(pieces)])
@@ -178,8 +186,9 @@ class Bank:
                 picker.from_body(i, elements)
         sums, nonfinite = self._sums(), None
         if maxima is not None:
-            both = look(torch.maximum(self._results.high, -self._results.low))
-            np.maximum.at(maxima, self._owner, both)
+            rows = self._with_extremes
+            both = np.maximum(self._high[rows], -self._low[rows])
+            np.maximum.at(maxima, self._owner[rows], both.astype(np.float64))
         least, most = extremes_of(sums) if len(sums) else (0.0, 0.0)
         if 0 < least >= self._sound and most < np.inf:
             return sums, None, True  # as at nearly every step; NaN is neither
@@ -192,7 +201,10 @@ class Bank:
         return sums, nonfinite, False
 
     def _sums(self) -> Float64Array:
-        sums = np.bincount(self._owner, weights=self._squares, minlength=len(self._tiny))
+        squares = self._squares.astype(np.float64)
+        if self._starts is not None:  # many rows of one tensor: three times faster than counting each
+            squares = np.add.reduceat(squares, self._starts)
+        sums = np.bincount(self._owners, weights=squares, minlength=len(self._tiny))
         return sums.astype(np.float64, copy=False)  # of nothing at all it makes integers
 
     def _look_again(self, doubtful: Int64Array, tensors: Tensors, squared: Float64Array, nonfinite: Int64Array) -> None:
