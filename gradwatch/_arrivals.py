@@ -14,6 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from gradwatch import _measurement as step
+from gradwatch._bulletin import Bulletin
 from gradwatch._distributed_roster import View
 from gradwatch._ledger import Ledger
 from gradwatch._tracks import Tracks
@@ -56,6 +57,7 @@ class Arrivals:
         self._transfer: Transfer[step.Context] = Transfer()
         self._queue: list[Parcel] = []
         self._has_told = False
+        self._bulletin = Bulletin()
         self.owed: Owed | None = None
         """What the next exchange has to report."""
         self.error: Exception | None = None
@@ -125,6 +127,7 @@ class Arrivals:
             self._tell(missing)
             self._ledger.keep(_without_numbers(record, missing))
         else:
+            record = self._bulletin.completed(record)
             self._ledger.take(record, self._tracks.layouts.info)
             self._tracks.probing.follow(record)
 

@@ -36,7 +36,7 @@ class Measuring:
         self._arrivals = arrivals
 
     def can_wait(self, track: step.Track) -> bool:
-        """Whether gradients that are complete need not be measured before the step itself, where one exchange is enough.
+        """Whether complete gradients need not be measured before the step itself: then one exchange is enough.
 
         We do nothing to them, and whoever clips meanwhile is seen.
         """

@@ -63,6 +63,7 @@ FLOORS: dict[int, set[str]] = {
         "writers",
     },
     2: {
+        "_bulletin",
         "_probes.activations",
         "_probes.saved",
         "_probes.operations",

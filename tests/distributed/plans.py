@@ -217,7 +217,7 @@ def together(place: Callable[[nn.Module], Placed], plan: Plan) -> Seen:
         (loss / plan.num_micro).backward()
         return loss.detach()
 
-    watch = gradwatch.watch(model, clip=plan.clip, every=1, **{"writers": [], **plan.watch})
+    watch = gradwatch.watch(model, clip=plan.clip, **{"every": 1, "writers": [], **plan.watch})
     if plan.state is not None:
         watch.load_state_dict(plan.state)
     with watch:
