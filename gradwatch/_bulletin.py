@@ -71,11 +71,11 @@ def _asked(store: Any, record: StepRecord, size: int) -> tuple[list[dict[str, An
 def _with(record: StepRecord, notes: list[dict[str, Any]], num_bad: int, size: int) -> StepRecord:
     """The record, the same on every rank as far as the fault goes: with the mean of all losses, and its birthplace."""
     losses: dict[int, float] = {int(note["rank"]): float(note["loss"]) for note in notes}
-    known = range(size) if num_bad < size else losses  # where all are bad, those that were read stand for all
+    others = None if num_bad < size else math.nan  # where all are bad, those that were not read are, too
     ranks = Ranks(
-        numbers=tuple(known),
-        num_nonfinite=(int(record.num_nonfinite.sum()),) * len(known),
-        loss=tuple(losses.get(rank) for rank in known),
+        numbers=tuple(range(size)),
+        num_nonfinite=(int(record.num_nonfinite.sum()),) * size,
+        loss=tuple(losses.get(rank, others) for rank in range(size)),
     )
     born = next((note["birthplace"] for note in notes if note["birthplace"] is not None), None)
     return replace(

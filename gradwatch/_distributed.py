@@ -13,7 +13,8 @@ anybody's clipping, and as they are now); on sampled steps those of the weights;
 which is only known after it; per process four numbers (non-finite elements, largest element, loss, flags). One MAX:
 presence, largest elements, learning rate, skipped. The maximum of NaN differs from backend to backend (gloo drops it):
 NaN goes in as 0 and is put back where the sum of squares, which no backend cleans, is NaN. A gradient whose summands
-lie on several processes (Partial) is summed before it is squared, by torch's own ``redistribute``.
+lie on several processes (Partial, as after ``SequenceParallel``) is summed before it is squared, by torch's own
+``redistribute``: one more all-reduce over its mesh dimension for each of these, which are small.
 
 What cannot hang. The form of the pack depends on nothing but the roster and counters that all processes share; an error
 on the way to it sends neutral values and a flag, so every process exchanges as often as its peers and knows at the end
@@ -33,7 +34,7 @@ from torch import Tensor
 from gradwatch._distributed_roster import Holding, Roster, View
 from gradwatch._distributed_world import World
 from gradwatch._statistics import ALWAYS, Column, Reduction, Statistics
-from gradwatch._transfer import look, on_host, wait_for
+from gradwatch._transfer import Later, look, on_host
 
 FAILED, CHANGED, TOLD, SEEN = 1.0, 2.0, 4.0, 8.0
 """Flags of a process, to be added: its watcher has failed, its layout has changed, it was told a loss, it has something
@@ -180,7 +181,7 @@ class Exchange:
     def __init__(self, world: World, own: Holding, device: torch.device) -> None:
         self._world = world
         self._device = device
-        self._late: Whole | None = None
+        self._late: Later | None = None
         self.agree(own)
 
     def agree(self, own: Holding) -> None:
@@ -203,13 +204,13 @@ class Exchange:
     def settle_late(self) -> bool:
         """Before an exchange: whether somebody's layout had changed at the last one, where nobody has looked yet."""
         late, self._late = self._late, None
-        return late is not None and wait_for(late.raised(CHANGED).any()) > 0
+        return late is not None and late.read() > 0
 
     def must_agree(self, whole: Whole) -> bool:
         """After an exchange: whether all have to agree again; asked late where looking would wait for a device."""
         if on_host(whole.ranks):
             return bool(look(whole.raised(CHANGED)).any())
-        self._late = whole
+        self._late = Later(whole.raised(CHANGED).any())
         return False
 
     def neutral(self, columns: tuple[Column, ...]) -> Share:

@@ -7,6 +7,7 @@ device; :func:`record_of` is what becomes of it on the host.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -163,7 +164,12 @@ class Track:
 
 
 def measure(
-    track: Track, clip: Clip | None = None, scale: Tensor | float | None = None, *, sampled: bool = False
+    track: Track,
+    clip: Clip | None = None,
+    scale: Tensor | float | None = None,
+    *,
+    sampled: bool = False,
+    gradients: Sequence[Tensor | None] | None = None,
 ) -> Measurement:
     """Measure the gradients of a step; nothing is changed.
 
@@ -172,10 +178,12 @@ def measure(
         clip: The rule whose columns are wanted, too.
         scale: The loss scale that the gradients carry.
         sampled: Whether this step's maxima, weights and updates are looked at.
+        gradients: Those of the track's layout, where they have been fetched already.
     """
     layout, norm_type = track.layout, 2.0 if clip is None else clip.norm_type
     columns = columns_for(clip, sampled=sampled)
-    current = layout.meter.measure(layout.gradients(), columns, norm_type)
+    found = layout.gradients() if gradients is None else gradients
+    current = layout.meter.measure(found, columns, norm_type)
     if scale is not None:
         current = current.unscaled(scale, norm_type)
     before, earlier = current, track.before_clip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +17,8 @@ from gradwatch._probes.sighting import Sighting
 from gradwatch._statistics import Column, Statistics
 from gradwatch._transfer import look, on_host
 from gradwatch.clipping import Clip, ClipValue
+
+Gradients = Sequence[Tensor | None]
 
 
 class Measuring:
@@ -62,11 +64,11 @@ class Measuring:
             return measured
         news = step.Measurement.of_nothing()
 
-        def local() -> step.Measurement:
+        def local(gradients: Gradients) -> step.Measurement:
             if (trouble := track.trouble) is not None:
                 raise trouble
             track.before_clip = earlier  # it is used up, and after an agreement everything is measured once more
-            measured = step.measure(track, self._clip, scale, sampled=sampled)
+            measured = step.measure(track, self._clip, scale, sampled=sampled, gradients=gradients)
             measured.lr = step.learning_rate(optimizer, measured)
             if not news.closed:
                 news.closed = True
@@ -83,7 +85,10 @@ class Measuring:
         self._loss.hand_over(measured)
         if track.exchange is None:
             return measured
-        return self._together(track, track.exchange, lambda: measured, None, sampled=False)
+        measurement = self._together(track, track.exchange, lambda _: measured, None, sampled=False)
+        if self._clip is not None and self._clip.per_parameter:  # share by share: what is left of all is not known
+            measurement.clipped_norm = torch.full_like(measurement.clipped_norm, torch.nan)
+        return measurement
 
     def again(self, track: step.Track, clip: Clip) -> step.Measurement:
         """Measure for the clipping of a further evaluation of a closure."""
@@ -97,7 +102,7 @@ class Measuring:
         self,
         track: step.Track,
         exchange: Exchange,
-        local: Callable[[], step.Measurement],
+        local: Callable[[Gradients], step.Measurement],
         scale: Any,
         *,
         sampled: bool,
@@ -115,8 +120,9 @@ class Measuring:
         for _ in range(2):  # once more where somebody's layout has changed
             share, measured = exchange.neutral(form.columns), None
             try:
-                measured = local()
-                share = self._share(track, measured, form, skipped)
+                gradients = track.layout.gradients()  # first of all, for Partial ones are summed by all processes
+                measured = local(gradients)
+                share = self._share(gradients, measured, form, skipped, step.weights_in_doubt(measured, track))
             except Exception as error:  # noqa: BLE001 - the others are waiting for us, whatever it is
                 self._arrivals.error = error
                 self._loss.take()
@@ -135,15 +141,17 @@ class Measuring:
             _look(measurement, whole, track, None if measured is None else _seen(measured.sighting))
         return measurement
 
-    def _share(self, track: step.Track, measured: step.Measurement, form: Form, skipped: Any) -> Share:
+    def _share(
+        self, gradients: Gradients, measured: step.Measurement, form: Form, skipped: Any, weights: Statistics | None
+    ) -> Share:
         clamped = None
         if isinstance(self._clip, ClipValue):
             device = measured.current.data.device
-            clamped = self._clip.squared_norms_left(track.layout.gradients(), measured.scale, device)
+            clamped = self._clip.squared_norms_left(gradients, measured.scale, device)
         return Share(
             before=measured.statistics.in_columns(form.columns),
             current=measured.current.in_columns(form.columns),
-            weights=step.weights_in_doubt(measured, track) or measured.weight_statistics,
+            weights=weights or measured.weight_statistics,
             clamped=clamped,
             loss=measured.extras.get("loss"),
             lr=measured.extras.get("lr", measured.lr),

@@ -46,6 +46,25 @@ def as_arrays(tensors: Mapping[str, Tensor]) -> Arrays | None:
     return {name: np.array(look(tensor), dtype=np.float64) for name, tensor in tensors.items()}
 
 
+class Later:
+    """A 0-dim tensor on its way to the host, to be read a step later: by then nobody has to wait for it."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._arrived = None
+        self._value = tensor
+        if tensor.is_cuda:
+            self._value = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu", pin_memory=True)
+            self._value.copy_(tensor, non_blocking=True)
+            self._arrived = torch.cuda.Event()
+            self._arrived.record(torch.cuda.current_stream(tensor.device))
+
+    def read(self) -> float:
+        """Its value."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return float(self._value)
+
+
 @dataclass
 class _Parcel(Generic[Context]):
     context: Context

@@ -77,7 +77,8 @@ class GradWatch(Readout, _Callback):
             accelerator only with ``fused=True`` (Adam, AdamW, SGD, Adagrad): for any other the host would have to wait.
         max_overhead: The largest share of the run that watching may take, such as 0.01: from the fifth step on, samples
             and probes are left out where they would exceed it, and the summary says so. Norms are measured at every
-            step, whatever they cost. By default nothing is left out.
+            step, whatever they cost. By default nothing is left out; nor is it where many processes share the model,
+            for each has a clock of its own, and all have to look at the same steps.
 
     Raises:
         ArgumentTypeError: An argument has a wrong type (also a ``TypeError``).

@@ -17,10 +17,12 @@ from placements import column_row_net
 from plans import BATCH, Placed, Plan, batches, digits_net, together
 from ranks import on_ranks
 from test_pipeline import piped
+from test_watcher_errors import PLACES as PLACES_OF_ERRORS
+from test_watcher_errors import broken_together
 from torch import Tensor, nn
 from torch import distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.distributed.tensor import Replicate
 from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
 from torch.nn import functional
@@ -259,6 +261,48 @@ def test_only_those_who_share_the_model_are_asked():
     for record, same, expected in zip(first, second, other[:3], strict=True):
         np.testing.assert_equal(record.to_json(), same.to_json())
         np.testing.assert_allclose(record.grad_norm, expected.grad_norm, rtol=RELATIVE)
+
+
+def flat_fsdp1(model: nn.Module) -> Placed:
+    """As FSDP1 is by default: the optimizer sees flat parameters, padded to divide evenly."""
+    return Placed(FullyShardedDataParallel(model, device_id=torch.device("cpu")), dist.get_rank(), 2)
+
+
+def flat(place: Any) -> list[StepRecord]:
+    """A training whose parameters have no names of their own."""
+    placed = place(wide_net())
+    optimizer = torch.optim.SGD(placed.model.parameters(), 0.1)
+    with gradwatch.watch(placed.model, writers=[], every=1, clip=gradwatch.ClipNorm(0.3)) as watch:
+        for ((x, y),) in batches(Plan(num_steps=3)):
+            mine = slice(placed.part, None, placed.num_parts)
+            functional.cross_entropy(placed.model(x[mine]), y[mine]).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    return watch.history
+
+
+def test_flat_parameters_have_the_whole_norm():
+    """What is known of them is their total, and that is right, clipped, too."""
+    (alone,) = on_ranks(flat, Placed, num=1)
+    for seen in on_ranks(flat, flat_fsdp1):
+        for record, expected in zip(seen, alone, strict=True):
+            assert len(record.names) == 1
+            assert record.layers[0].numel == sum(layer.numel for layer in expected.layers)
+            assert record.total_norm == pytest.approx(expected.total_norm, rel=RELATIVE)
+            assert record.clipped_norm == pytest.approx(expected.clipped_norm, rel=RELATIVE)
+            weights = math.sqrt((expected.weight_norm**2).sum())
+            assert record.weight_norm[0] == pytest.approx(weights, rel=RELATIVE)
+
+
+@pytest.mark.parametrize("broken", ["gradients cannot be measured", "the layout is not found"])
+def test_an_error_among_partial_gradients_stops_nobody(broken):
+    """They are summed by all ranks before anything is measured: also by the one that then fails."""
+    plan = Plan(net=column_row_net, num_steps=4)
+    answers = on_ranks(broken_together, placements.sequence_parallel, plan, *PLACES_OF_ERRORS[broken], limit=30)
+    for seen, _ in answers:
+        assert len(seen.whole) == 4
+    assert len(answers[0][0].records) == 4
+    assert "boom" in answers[1][1][0]
 
 
 def test_the_batch_divides_by_what_is_tried_here():
