@@ -360,7 +360,12 @@ def _wrapped_attribute(module: nn.Module) -> str | None:
 def _type_name(module: nn.Module) -> str:
     if parametrize.is_parametrized(module):
         return str(parametrize.type_before_parametrizations(module).__name__)
-    return type(module).__name__
+    kind = type(module)
+    if (sharded := getattr(sys.modules.get("torch.distributed.fsdp"), "FSDPModule", None)) and issubclass(
+        kind, sharded
+    ):
+        kind = kind.__mro__[getattr(kind, "_orig_cls_mro_index", 2)]  # FSDP2 puts a class of its own before the user's
+    return kind.__name__
 
 
 def _model_info(model: nn.Module) -> ModelInfo:
@@ -378,4 +383,4 @@ def _model_info(model: nn.Module) -> ModelInfo:
     while (attribute := _wrapped_attribute(inner)) is not None:
         inner = getattr(inner, attribute)
     total = sum(numel(p) for p in trainable_parameters(model) if not is_lazy(p))
-    return ModelInfo(type(inner).__name__, tuple(modules), total)
+    return ModelInfo(_type_name(inner), tuple(modules), total)

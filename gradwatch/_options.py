@@ -40,8 +40,8 @@ def check_model(model: object, clip: Clip | None) -> nn.Module:
         )
     if any(hasattr(parameter, mark) for parameter in parameters for mark in _DEEPSPEED):
         announce(
-            f"gradwatch: DeepSpeed (ZeRO) keeps the gradients of {type(model).__name__} in buffers of its own, on which "
-            "its optimizer steps: nothing will be recorded and nothing clipped. It knows the norms itself: "
+            f"gradwatch: DeepSpeed (ZeRO) keeps the gradients of {type(model).__name__} in buffers of its own, where "
+            "its optimizer steps, too: nothing will be recorded and nothing clipped. It knows the norms itself: "
             "engine.get_global_grad_norm(), and deepspeed.utils.safe_get_full_grad(parameter) for one parameter. "
             "FSDP2, FSDP, tensor and pipeline parallelism, DDP and ZeroRedundancyOptimizer are watched in full"
         )

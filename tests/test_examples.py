@@ -18,7 +18,10 @@ TELLING = {
     "hugging_face_trainer": ["100 steps, ", "of them clipped by the Trainer; incidents: 0"],
     "lightning_callback": ["ClipNorm(max_norm=1): ", "incidents: 0"],
     "matrix_products": ["gain 1.0: found nothing", "gain 1.25: found exploding", "gain 0.8: found vanishing"],
-    "lightning_model_parallel": ["45 steps of Digits (4 parameter tensors, 9,610 elements)", "2 processes; inc"],
+    "lightning_model_parallel": [
+        "gradwatch: 45 steps of Digits (4 parameter tensors, 9,610 elements)",
+        "2 processes; inc",
+    ],
     "plain_torch": ["ClipNorm(max_norm=1): ", "of the digits are read right; incidents: 0"],
     "torchrun_ddp": ["2 processes, 90 steps; incidents: 0"],
     "torchrun_fsdp2": ["(6 parameter tensors, 26,122 elements)", "the same on all: True; incidents: 0"],

@@ -64,6 +64,7 @@ class Plan:
         optimizer: From the parameters.
         tamper: Called with the model and the step's number once its gradients are complete.
         spoil: Called with a rank's own rows and the step's number; gives what the model reads instead.
+        tell: Whether the watch is told the loss.
         watch: More options of the watch.
         start: The first step; the earlier ones have been made by another training.
         weights: What that one has left, by name.
@@ -77,6 +78,7 @@ class Plan:
     optimizer: Callable[[Iterable[nn.Parameter]], Any] | None = None
     tamper: Tamper | None = None
     spoil: Callable[[Tensor, int], Tensor] | None = None
+    tell: bool = True
     watch: dict[str, Any] = field(default_factory=dict)
     start: int = 0
     weights: dict[str, Tensor] | None = None
@@ -228,7 +230,7 @@ def together(place: Callable[[nn.Module], Placed], plan: Plan) -> Seen:
                     placed.micro(is_last=index == plan.num_micro - 1)
                 mine = slice(placed.part, None, placed.num_parts)
                 rows = x[mine] if plan.spoil is None else plan.spoil(x[mine], step)
-                if (loss := backward(rows, y[mine])) is not None:
+                if (loss := backward(rows, y[mine])) is not None and plan.tell:
                     watch.loss(loss)
             if plan.tamper is not None:
                 plan.tamper(model, step)

@@ -58,9 +58,9 @@ def ranks_named(incident: Incident) -> set[int]:
     return {rank for rank in range(8) if f"rank {rank}" in text}
 
 
-def told(incident: Incident) -> tuple[str, int, tuple[str, ...], str]:
+def told(incident: Incident) -> tuple[Any, ...]:
     """What all ranks say alike; the evidence may hold what each has seen of its own rows."""
-    return incident.kind, incident.step, incident.layers, incident.message
+    return incident.kind, incident.step, incident.layers, incident.ranks, incident.message
 
 
 def the_one(incidents: list[Incident]) -> Incident:
@@ -96,6 +96,7 @@ def test_a_nan_in_one_shard_is_the_same_incident_on_every_rank(name):
     incident = the_one(ranks[0].incidents)
     assert incident.step == BAD_STEP
     assert incident.layers[0] == LAYER
+    assert incident.ranks == (1,)
     assert ranks_named(incident) == {1}
     assert all([told(one) for one in seen.incidents] == [told(incident)] for seen in ranks)
 
@@ -106,6 +107,7 @@ def test_bad_rows_on_one_rank_are_the_same_incident_on_every_rank(place):
     ranks = on_ranks(together, place, Plan(num_steps=4, spoil=bad_rows_on_rank_1))
     incident = the_one(ranks[0].incidents)
     assert incident.step == BAD_STEP
+    assert incident.ranks == (1,)
     assert ranks_named(incident) == {1}
     assert told(the_one(ranks[1].incidents)) == told(incident)
 
@@ -116,6 +118,7 @@ def test_a_fault_of_all_is_not_blamed_on_one(place):
     ranks = on_ranks(together, place, Plan(num_steps=4, spoil=bad_rows_everywhere))
     incident = the_one(ranks[0].incidents)
     assert incident.step == BAD_STEP
+    assert incident.ranks == ()
     assert not ranks_named(incident)
     assert told(the_one(ranks[1].incidents)) == told(incident)
 

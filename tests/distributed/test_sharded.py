@@ -11,7 +11,7 @@ import placements
 import pytest
 from agreement import agree, local_misleads, misleads, same_weights
 from placements import column_row_net
-from plans import Plan, alone, each, together
+from plans import Placed, Plan, alone, each, together
 from ranks import on_ranks
 from torch import distributed as dist
 from torch import nn
@@ -99,3 +99,13 @@ def test_mixed_precision_is_measured_as_it_is_reduced():
     ranks = on_ranks(together, placements.fsdp2_half, Plan())
     assert local_misleads(ranks, ranks[0].whole)
     agree(ranks, ranks[0].whole)
+
+
+@pytest.mark.parametrize("name", MODES)
+def test_layers_are_described_as_on_one_process(name):
+    """Names, modules, their classes, whole shapes: nothing of it tells how the model lies on the ranks."""
+    mode = MODES[name]
+    plan = changed(mode.plan, num_steps=1, tamper=None)
+    (ours,) = together(Placed, plan).records
+    for (record,) in (seen.records for seen in on_ranks(together, mode.place, plan, num=mode.num)):
+        assert record.layers == ours.layers

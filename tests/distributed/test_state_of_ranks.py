@@ -61,7 +61,8 @@ def goes_on(ranks: list[Seen], whole: Seen, start: int) -> None:
 
 
 PLACES: dict[str, tuple[Any, int, Any]] = {
-    "ddp": (placements.ddp, 2, plan()),
+    # nothing is exchanged under DDP: what a rank sees of its own rows, the loss and activations, stays its own
+    "ddp": (placements.ddp, 2, plan(tell=False, watch={"probes": False})),
     "fsdp2": (placements.fsdp2, 2, plan()),
     "fsdp1": (placements.fsdp1, 2, plan()),
     "tensor parallel": (placements.tensor_parallel, 2, plan(net=column_row_net)),

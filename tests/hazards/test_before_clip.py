@@ -166,8 +166,8 @@ def test_an_overflow_is_skipped_even_where_the_user_wants_errors(fused):
     assert watch.incidents == []
 
 
-def test_sharded_parameters_are_refused_in_words(tmp_path):
-    """In a real process group: one clear warning at the start, and the training goes on."""
+def test_sharded_parameters_of_a_single_process_are_measured(tmp_path):
+    """In a real process group of one: there is nobody to talk to, and nothing is warned of."""
     code = f"""
 import torch, torch.distributed as dist, gradwatch
 from torch.distributed.fsdp import fully_shard
@@ -176,12 +176,14 @@ dist.init_process_group("gloo", init_method="file://{tmp_path}/rendezvous", rank
 model = torch.nn.Linear(4, 1)
 fully_shard(model, mesh=init_device_mesh("cpu", (1,)))
 optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-with gradwatch.watch(model, writers=[]):
+with gradwatch.watch(model, writers=[], clip=gradwatch.ClipNorm(1.0)) as watch:
     model(torch.ones(2, 4)).sum().backward()
     optimizer.step()
 dist.destroy_process_group()
-print("trained on")
+record, = watch.history
+print(record.names, *record.grad_norm.tolist(), round(record.total_norm ** 2, 9), round(record.clipped_norm, 5))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
-    assert done.stdout.strip().endswith("trained on")
-    assert "sharded (DTensor, as FSDP2 and tensor parallelism make them)" in done.stderr
+    command = [sys.executable, "-W", "error::gradwatch.errors.GradwatchWarning", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.split("\n")[-2] == "('weight', 'bias') 4.0 2.0 20.0 1.0"
+    assert "gradwatch" not in done.stderr
