@@ -40,6 +40,8 @@ _servers.set_forkserver_preload(
         "torch.distributed.pipelining",
         "torch.distributed.tensor.parallel",
         "gradwatch._context",
+        "gradwatch.writers.tensorboard",
+        "matplotlib.figure",
         "pytest",
         "sklearn.datasets",
     ]
