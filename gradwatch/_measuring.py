@@ -151,16 +151,16 @@ class Measuring:
     def _share(
         self, gradients: Gradients, measured: step.Measurement, form: Form, skipped: Any, weights: Statistics | None
     ) -> Share:
-        clamped = None
+        clamped, device = None, measured.current.data.device
         if isinstance(self._clip, ClipValue):
-            device = measured.current.data.device
             clamped = self._clip.squared_norms_left(gradients, measured.scale, device)
+        loss = measured.extras.get("loss")
         return Share(
             before=measured.statistics.in_columns(form.columns),
             current=measured.current.in_columns(form.columns),
             weights=weights or measured.weight_statistics,
             clamped=clamped,
-            loss=measured.extras.get("loss"),
+            loss=torch.tensor(loss, dtype=torch.float64, device=device) if isinstance(loss, float) else loss,
             lr=measured.extras.get("lr", measured.lr),
             skipped=0.0 if skipped is None else skipped if isinstance(skipped, Tensor) else float(skipped),
             flags=0.0 if _seen(measured.sighting) is None else SEEN,

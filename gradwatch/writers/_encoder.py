@@ -36,14 +36,12 @@ class Step:
 class Encoder:
     """Adds events to a sink; remembers what they build on: the heat map, the incidents, the curve of the maximum.
 
-    One thread at a time.
-
-    Args:
-        sink: Where events go.
+    One thread at a time, and nothing before :meth:`go_on_in`.
     """
 
-    def __init__(self, sink: Sink) -> None:
-        self._sink = sink
+    _sink: Sink
+
+    def __init__(self) -> None:
         self._wire = Wire()
         self._heatmaps: defaultdict[int, Heatmap] = defaultdict(Heatmap)
         self._scalars = PlainScalars()
@@ -54,7 +52,7 @@ class Encoder:
         return {**self.__dict__, "_sink": None}
 
     def go_on_in(self, sink: Sink) -> None:
-        """Another session (a second ``fit``): another file, and all tags are told anew."""
+        """A session begins (a second ``fit``): events go to this file, and all tags are told anew."""
         self._sink, self._wire = sink, Wire()
 
     def steps(self, batch: Sequence[Step]) -> None:

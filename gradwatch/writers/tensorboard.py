@@ -77,8 +77,9 @@ class TensorBoardWriter:
             self._sink = Borrowed(summary_writer)
         elif is_speaker():
             self._sink = open_logdir(logdir)
-        self._encoder = Encoder(self._sink)
+        self._encoder = Encoder()
         if self._sink is not None:
+            self._encoder.go_on_in(self._sink)
             self._courier = self._begin()
 
     def __repr__(self) -> str:
