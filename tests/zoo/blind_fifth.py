@@ -20,7 +20,6 @@ from zoo.blind_fifth_nets import (
     Forecaster,
     Gcn,
     MiniGpt,
-    ResNet,
     Tagger,
     Vit,
     blobs,
@@ -44,10 +43,12 @@ BLOWS = ("exploding", "nonfinite", "dead_relu", "lr_too_high")
 # -------------------------------------------------------------------------------------------------------- exploding
 
 
-def residual(seed: int, *, norm: bool) -> Run:
-    """A ResNet of twelve blocks of He's init on shapes, with BatchNorm or without."""
-    model = refill(ResNet(10, norm=norm), he, head=False)
-    return teach(model, shapes(32, seed), optim.SGD, 0.05, momentum=0.9)
+def summed_neighbours(seed: int, *, norm: bool) -> Run:
+    """Six graph convolutions of He's init; the adjacency is normalised, or as it is."""
+    model = refill(Gcn(6), he)
+    if not norm:
+        model.edges = (model.edges > 0).float()
+    return teach(model, whole_network(), optim.SGD, 0.01, momentum=0.9)
 
 
 def normal_weights(seed: int, *, randn: bool) -> Run:
@@ -57,14 +58,14 @@ def normal_weights(seed: int, *, randn: bool) -> Run:
 
 
 add(
-    "resnet_norms_left_out",
+    "graph_net_sums_neighbours",
     "exploding",
-    "ten residual blocks without the BatchNorms: each doubles the variance",
-    residual,
+    "the adjacency was never normalised: each of six layers sums up a dozen neighbours",
+    summed_neighbours,
     {"norm": False},
     {"norm": True},
     ("no_normalisation", "large_weights"),
-    steps=60,
+    steps=120,
     accept=BLOWS,
 )
 add(
@@ -129,7 +130,9 @@ def gaussian(seed: int, *, floor: bool) -> Run:
         deviation = functional.softplus(raw) + 1e-2 if floor else raw.relu()
         return (deviation.log() + 0.5 * ((batch[1] - mean) / deviation) ** 2).mean()
 
-    return teach(plain(10, 48, 2, act=nn.GELU), friedman(32, seed), optim.Adam, 5e-3, loss)
+    model = plain(10, 48, 2, act=nn.GELU)
+    nn.init.zeros_(model[-1].bias)
+    return teach(model, friedman(32, seed), optim.Adam, 5e-3, loss)
 
 
 def missing_hour(seed: int, value: float) -> Run:
