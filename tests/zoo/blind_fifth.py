@@ -115,6 +115,7 @@ add(
     {"small": False},
     ("small_weights", "no_normalisation", "no_shortcuts"),
     steps=150,
+    check="own",
     accept=("stalled",),
     faulty_layers=("0", "2", "4", "6", "8", "10"),
 )
