@@ -8,6 +8,7 @@ from typing import Any
 
 from gradwatch._precedence import Precedence
 from gradwatch._scene import Scene
+from gradwatch.causes.inputs import BURNT_OUT
 from gradwatch.detectors import Detector
 from gradwatch.detectors._base import Shared
 from gradwatch.diagnosis import diagnose
@@ -102,6 +103,8 @@ _DIED_AWAY = ("gone", "nothing")
 def _at_its_root(incident: Incident) -> Incident:
     """The incident under the name of its root, where that is a kind of its own."""
     kind = _ROOTS.get((incident.kind, incident.causes[0].name))
+    if incident.causes[0].name == "unscaled_inputs" and incident.evidence.get("rule") in BURNT_OUT:
+        kind = "input_scale"
     if incident.causes[0].name == "saturating_activations" and incident.evidence.get("rule") in _DIED_AWAY:
         kind = "saturation"
     if kind is None:

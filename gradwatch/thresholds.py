@@ -440,6 +440,18 @@ _ALL = (
     ),
     _number(
         stalled,
+        "ROUNDED",
+        "update / weight, over what the weights' dtype resolves",
+        "Half-precision weights that move less are mostly rounded away, where the loss has hardly fallen ...",
+    ),
+    _number(
+        stalled,
+        "PACED",
+        "update / weight",
+        "A learning rate that is still being raised is no excuse for weights that move less.",
+    ),
+    _number(
+        stalled,
         "AT_ZERO_STEPS",
         _STEPS,
         "So many steps at a learning rate of exactly zero are told, where more than half of the loss is left.",

@@ -141,3 +141,24 @@ def test_a_step_that_kills():
     assert watch.incidents
     assert watch.incidents[0].kind in ("dead_relu", "lr_too_high")
     assert 60 <= watch.incidents[0].step <= 85
+
+
+@pytest.mark.parametrize("awake", [True, False])
+def test_units_that_only_a_sample_wakes_that_is_not_looked_at(awake):
+    """A signal that comes back through a layer proves that it is not dead, whatever the sample says."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 1))
+    model[0].bias.data -= 20
+    x = torch.randn(640, 4)
+    x[1] *= 100.0 if awake else 1.0
+    optimizer = torch.optim.SGD(model.parameters(), 1e-6)
+    with quiet_watch(model) as watch:
+        for _ in range(40):
+            optimizer.zero_grad()
+            loss = (model(x)[:, 0] - x[:, 0]).square().mean()
+            watch.loss(loss)
+            loss.backward()
+            optimizer.step()
+    shares = [record.activations.dead_share.tolist() for record in watch.history if record.activations is not None]
+    assert max(share[1] for share in shares) == 1
+    assert kinds(watch) == ([] if awake else ["dead_relu"])

@@ -26,6 +26,30 @@ def test_inputs_that_are_far_too_large(scale):
     reads_well(incident)
 
 
+@pytest.mark.parametrize("raw", [False, True])
+def test_inputs_that_leave_a_tanh_nothing_but_signs(raw):
+    """Friedman's third function, in ohms, radians a second, henries and microfarads: the signs alone tell a little."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 1))
+    optimizer = torch.optim.RMSprop(model.parameters(), 3e-3)
+    low, high = torch.tensor([0.0, 125.0, 0.0, 1.0]), torch.tensor([100.0, 1759.0, 1.0, 11.0])
+    with quiet_watch(model) as watch:
+        for _ in range(100):
+            part = torch.rand(64, 4)
+            ohms, speed, henries, farads = (low + part * (high - low)).T
+            phase = torch.atan((speed * henries - 1 / (speed * farads)) / ohms)
+            x = torch.stack([ohms, speed, henries, farads], 1) if raw else (part - 0.5) * 12**0.5
+            optimizer.zero_grad()
+            loss = (model(x)[:, 0] - 3 * (phase - 1.3)).square().mean()
+            watch.loss(loss)
+            loss.backward()
+            optimizer.step()
+    assert kinds(watch) == (["input_scale"] if raw else [])
+    if raw:
+        assert "flat ends" in watch.incidents[0].message
+        reads_well(watch.incidents[0])
+
+
 HEALTHY = {
     "raw inputs in front of BatchNorm": (lambda: net(nn.BatchNorm1d(64)), {"scale": 255.0}, torch.optim.SGD, 0.05),
     "raw inputs that Adam copes with": (net, {"scale": 30.0}, torch.optim.Adam, 1e-3),

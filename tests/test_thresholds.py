@@ -282,7 +282,8 @@ def looked(num_steps, look, norm=lambda _t: 1.0, loss=lambda _t: None, **fields)
 
 def dead(share=1.0, loss=None):
     """A share of the units of a layer gives nothing but zero."""
-    return looked(100, lambda _t: calls("ReLU", dead_share=share), loss=lambda _t: loss)
+    signal = 0.0 if share == 1 else 1.0  # where all are silent, nothing comes back
+    return looked(100, lambda _t: calls("ReLU", dead_share=share, out_grad=signal), loss=lambda _t: loss)
 
 
 def saturated(num_steps=50, loss=lambda _t: 2.0):
@@ -421,6 +422,18 @@ def at_zero():
     return moved + rest
 
 
+def rounded():
+    """Weights in bfloat16 that change by less than most of them resolve, while the loss hardly falls."""
+    records = [make(t, ratio=5e-4, weight=FRESH, loss=1 - 1e-3 * t) for t in range(150)]
+    halves = tuple(dataclasses.replace(layer, dtype="bfloat16") for layer in records[0].layers)
+    return [dataclasses.replace(record, layers=halves) for record in records]
+
+
+def warming():
+    """A warm-up so slow that nothing moves."""
+    return [make(t, ratio=1e-8 * t, weight=FRESH, lr=1e-8 * 1.05**t, loss=1.0) for t in range(150)]
+
+
 def thrown_back():
     """A batch with a large gradient, and a loss that is somewhat worse from then on."""
     norm = 10 ** (default("data_outlier.SPIKE") + 0.5)
@@ -516,6 +529,8 @@ EFFECTS = {
     "stalled.IDLE_STEPS": (NEVER, idle()),
     "stalled.WITHERED": (1e-3, withering()),
     "stalled.AT_ZERO_STEPS": (NEVER, at_zero()),
+    "stalled.ROUNDED": (1e-6, rounded()),
+    "stalled.PACED": (1e-12, warming()),
     "stalled.STEADY": (1e-9, idle()),
     "stalled.GUESSING": (99.0, idle(1.5 * FRESH)),
     "nonfinite.SKIPPED_STEPS": (10, skipped()),

@@ -20,6 +20,9 @@ _HEAT = frozenset(
 _COLD = frozenset({"small", "fade", "slow", "fresh"})
 """Rules of what small inputs can bring about."""
 
+BURNT_OUT = frozenset({"gap", "zero", "gone", "nothing"})
+"""Rules of what is left where inputs so large that no weight suits them have burnt a model out in its first steps."""
+
 
 _DIVERGED = 10.0  # times the first loss
 _FAR_TOO_LARGE = 100.0  # where it is only known from gradients, within a factor of a few
@@ -47,7 +50,8 @@ def unscaled_inputs(incident: Incident, _record: StepRecord, _model: ModelInfo) 
     facts = incident.evidence
     rms = facts.get("input_rms", math.nan)
     small = rms < SMALL_INPUT and facts.get("rule") in _COLD
-    if not small and not (rms >= LARGE_INPUT and facts.get("rule") in _HEAT):
+    burnt = rms >= _FAR_TOO_LARGE and facts.get("rule") in BURNT_OUT
+    if not small and not burnt and not (rms >= LARGE_INPUT and facts.get("rule") in _HEAT):
         return None
     if incident.kind == "saturation" and not facts.get("given_data"):
         return None

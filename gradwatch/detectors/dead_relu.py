@@ -40,12 +40,26 @@ class _DeadState:
 
 @dataclass(frozen=True)
 class _Layer:
-    """A dead layer: its activation, the layer with weights before it, and the share of dead units."""
+    """A dead layer: its activation, the layer with weights before it, and the share of dead units.
+
+    Attributes:
+        activation: Its name.
+        layer: The layer before it.
+        share: Of the units that were looked at.
+        row: Of the activation.
+        carries: Whether a signal comes through all the same, by what was not looked at.
+    """
 
     activation: str
     layer: str
     share: float
     row: int
+    carries: bool = False
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether that is sure at sight."""
+        return self.share >= DEAD and not self.carries
 
 
 class DeadReluDetector(Remembering[_DeadState]):
@@ -70,7 +84,7 @@ class DeadReluDetector(Remembering[_DeadState]):
         if (calls := self._forward.of(record)) is None:
             return []
         found = {layer.activation: layer for layer in (*_silent_layers(calls), *_starved_layers(calls, state))}
-        state.dead = {name: state.dead.get(name, 0) + 1 for name, layer in found.items() if layer.share >= DEAD}
+        state.dead = {name: state.dead.get(name, 0) + 1 for name, layer in found.items() if layer.is_dead}
         state.sick = {name: state.sick.get(name, 0) + 1 for name in found}
         ripe = [name for name, looks in state.dead.items() if looks >= PROBES]
         stands = state.progress.since >= STALLED_STEPS and state.learning.poor(STALLED_STEPS)
@@ -103,7 +117,9 @@ def _silent_layers(calls: Calls) -> list[_Layer]:
         before = calls.before(row)
         if any(seen.in_std[r] == 0 and seen.in_mean[r] == 0 for r in (before, row)):
             continue  # not this layer's doing: it is given zeros, or a branch that begins at zero
-        found.append(_Layer(seen.modules[row], seen.modules[before], float(seen.dead_share[row]), row))
+        share = float(seen.dead_share[row])
+        carries = share == 1 and before >= 0 and seen.out_grad[before] > 0  # units that were not looked at are awake
+        found.append(_Layer(seen.modules[row], seen.modules[before], share, row, carries=carries))
     return found
 
 

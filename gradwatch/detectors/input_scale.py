@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from gradwatch._baselines import STALLED_STEPS, Episode, Learning, Progress, counts
 from gradwatch._decades import number
+from gradwatch._scene import Calls
 from gradwatch._sizes import LARGE_INPUT, SMALL_INPUT
 from gradwatch.detectors._base import Remembering
 from gradwatch.records import Incident, Severity, StepRecord
 
 BEYOND = 1e4
 """Root mean square of what a layer is given straight from the data: no weight as commonly made suits it."""
+
+FLAT = 0.9
+"""Share of the first activation's values at its flat ends: it tells the model little more than signs."""
 
 
 @dataclass
@@ -21,6 +26,7 @@ class _InputState:
     Attributes:
         fresh: Whether the weights looked as commonly initialised when they were first seen.
         seen: Whether they were seen.
+        initial: The loss before the first step; 0 where it was not told or tells nothing.
         odd: For how many looks in a row the inputs have been far too large or small.
     """
 
@@ -29,6 +35,7 @@ class _InputState:
     progress: Progress = field(default_factory=Progress)
     fresh: bool = False
     seen: bool = False
+    initial: float = 0.0
     odd: int = 0
 
 
@@ -48,6 +55,8 @@ class InputScaleDetector(Remembering[_InputState]):
             return []
         state = self._memory.of(record.optimizer)
         state.learning, state.progress = self._course.follow(record, state.learning, state.progress)
+        if state.learning.count == 1 and record.loss is not None and 0 < record.loss < math.inf:
+            state.initial = record.loss
         if not state.seen and record.weight_norm is not None:
             state.seen, state.fresh = True, self._weights.is_fresh(record)
         if (calls := self._forward.of(record)) is None:
@@ -56,10 +65,15 @@ class InputScaleDetector(Remembering[_InputState]):
         odd = row >= 0 and not SMALL_INPUT < rms < LARGE_INPUT
         state.odd = state.odd + 1 if odd else 0
         hardly = state.fresh and state.learning.hardly(STALLED_STEPS)
-        alarm = state.odd > 1 and (hardly or (row >= 0 and rms >= BEYOND))
+        # Wild first steps are no first loss to be held against.
+        poor = state.learning.count >= STALLED_STEPS and state.learning.best > 0.5 * state.initial > 0
+        flat = odd and poor and _flattens(calls, row)
+        alarm = state.odd > 1 and (hardly or flat or (row >= 0 and rms >= BEYOND))
         if not state.episode.begins(symptom=odd, alarm=alarm):
             return []
         slow = f", and the loss has hardly fallen in {state.learning.count} steps" if hardly else ""
+        if flat:
+            slow = f", so that the activation behind it sits at its flat ends{slow}"
         size = "large" if rms >= LARGE_INPUT else "small"
         module, biggest = calls.seen.modules[row], float(calls.seen.in_max[row])
         return [
@@ -77,3 +91,9 @@ class InputScaleDetector(Remembering[_InputState]):
                 evidence={"rule": size, "lr": record.lr, "loss": record.loss},
             )
         ]
+
+
+def _flattens(calls: Calls, row: int) -> bool:
+    """Whether the activations that the layer in this row feeds are nearly all at their flat ends."""
+    fed = [other for other in calls.plan.bounded.tolist() if calls.before(other) == row]
+    return bool(fed) and bool((calls.seen.saturated_share[fed] >= FLAT).all())

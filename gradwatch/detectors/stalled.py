@@ -59,6 +59,16 @@ STEADY = 0.02
 COLLAPSED = 1e-4
 """Share of its highest value from which on a learning rate is as good as zero."""
 
+COARSE = {"bfloat16": 2.0**-7, "float16": 2.0**-10}
+"""What a weight of common size resolves, as a share of it: of smaller changes most are rounded away."""
+
+ROUNDED = 0.1
+"""Update over weight, over that: of a hundred weights about one is changed at all in a step."""
+
+PACED = 3e-6
+"""Update over weight while the learning rate still rises, after :data:`CRAWLING_STEPS` steps: thousands more would have
+to pass until weights move at all."""
+
 AT_ZERO_STEPS = 25
 """Steps at a learning rate of exactly zero, after which a run that is still poor is told: a schedule that ends with the
 run touches it for a step, and a small rate may be the end of a long cosine."""
@@ -116,6 +126,7 @@ class _StalledState:
         together: Sum of the update over weight of all matrices: many small changes in a row are a large one.
         way: Sum of that over all steps.
         lr: Learning rate when it last rose.
+        raises: How often it did.
         since: Step at which the weights were first found at rest; -1 while they move.
         lasted: Steps since then, without those at which the learning rate rose.
         progress: Of the loss since then.
@@ -137,6 +148,7 @@ class _StalledState:
     together: float = 0.0
     way: float = 0.0
     lr: float = 0.0
+    raises: int = 0
     since: int = -1
     lasted: int = 0
     clip: float = 0.0
@@ -177,13 +189,17 @@ class StalledDetector(Remembering[_StalledState]):
             or (way < CRAWLED and learning.hardly(CRAWLING_STEPS))
             or (way < CREPT and learning.nothing(CRAWLING_STEPS))
         )
+        rises = _rises(record, state)
+        crawls = crawls or (
+            state.fresh and learning.hardly(CRAWLING_STEPS) and state.update < _slow(record, rises=rises)
+        )
         collapsed = record.lr <= COLLAPSED * state.lr and state.learning.poor(STALLED_STEPS)
         halted = state.update < MOTIONLESS and collapsed
         still = at_rest or halted
-        rises = _last(record, state, still=still)
+        _last(record, state, still=still, rises=rises)
         ripe = state.lasted >= STALLED_STEPS and (halted or _stands_still(record, state.progress))
         ripe = ripe or (halted and record.lr == 0 and state.lasted >= AT_ZERO_STEPS)
-        state.crawled = state.crawled + 1 if crawls and not rises else 0
+        state.crawled = state.crawled + 1 if crawls and (not rises or state.update < PACED) else 0
         # Judged on sampled steps only: it is their numbers that are told.
         # Trained weights may rest at their best loss, but not at one that guessing gives.
         untrained = state.fresh or state.trend.smooth >= GUESSING * state.learning.chance
@@ -223,11 +239,24 @@ def _learns_nothing(state: _StalledState) -> str:
     )
 
 
-def _last(record: StepRecord, state: _StalledState, *, still: bool) -> bool:
-    """Count for how long nothing has moved; whether the learning rate rises: that is a warm-up."""
+def _rises(record: StepRecord, state: _StalledState) -> bool:
+    """Whether the learning rate rises: that is a warm-up."""
     rises = record.lr > state.lr * (1 + SAME)
     if rises:
         state.lr = record.lr
+        state.raises += 1
+    return rises
+
+
+def _slow(record: StepRecord, *, rises: bool) -> float:
+    """Update over weight below which a run that has hardly learnt anything will not: 0 where there is no such."""
+    if rises:
+        return PACED
+    return ROUNDED * min((COARSE.get(layer.dtype, 0.0) for layer in record.layers), default=0.0)
+
+
+def _last(record: StepRecord, state: _StalledState, *, still: bool, rises: bool) -> None:
+    """Count for how long nothing has moved."""
     if still and not rises:
         state.since = record.step if state.lasted == 0 else state.since
         state.lasted += 1
@@ -236,7 +265,6 @@ def _last(record: StepRecord, state: _StalledState, *, still: bool) -> bool:
             state.clip += 0.1 * (math.log10(record.clipped_norm / record.total_norm) - state.clip)
     elif state.lasted:
         state.since, state.lasted, state.progress, state.clip = -1, 0, Progress(), 0.0
-    return rises
 
 
 def _stands_still(record: StepRecord, progress: Progress) -> bool:
@@ -252,8 +280,16 @@ def _stalled(
     for_steps = state.progress.since if state.lasted else state.learning.count
     loss = "" if record.loss is None else f" The loss has hardly improved in {for_steps} steps."
     steps = f", so that {number(MOVED / state.update)} steps would change it by 1 %" if state.update > 0 else ""
+    coarse = f"{record.layers[order[0]].dtype}" if order else ""
     if state.update == 0:
         moved = "The weights do not move: the updates are exactly zero"
+    elif state.update > threshold and coarse in COARSE:
+        moved = (
+            f"The weights hardly move: they are {coarse}, and even the layer that moves most changes by "
+            f"{state.update:.2g} of its size in a step, where one weight cannot change by less than about "
+            f"{COARSE[coarse]:.1g}"
+        )
+        steps = ", so that most of each step is rounded away"
     elif state.update > threshold and state.way < CREPT:
         moved = f"The weights hardly move: all updates together, of all layers, are {state.way:.2g} of their size"
         steps = f" after {for_steps} steps"
@@ -262,6 +298,8 @@ def _stalled(
             f"The weights do not move: even the layer that moves most changes by {state.update:.2g} of its size in a "
         )
         moved += "step (usual: 0.001)"
+    if 0 < state.update < PACED and state.raises >= WARM_STEPS:
+        loss += " The learning rate is still being raised, but at this pace thousands of steps more will do nothing."
     return Incident(
         kind="stalled",
         step=record.step,

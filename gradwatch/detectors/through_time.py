@@ -152,14 +152,22 @@ def _growing(findings: list[_Finding]) -> _Finding:
 
 def _matters(finding: _Finding, state: _TimeState) -> bool:
     """Whether the run seems to need what does not arrive: the loss has stood still, and the task is not done."""
-    if state.progress.since < STALLED_STEPS or state.rests or math.isnan(state.first):
+    if state.rests or math.isnan(state.first):
+        return False
+    # Where nothing at all has been learnt, noise may still give a slightly better loss now and then.
+    if state.progress.since < STALLED_STEPS and not _is_stuck(state):
         return False
     return finding.horizon.decades >= _lost(state) and _learnt(state) < (_LEARNT if finding.at_end else _BEGUN)
 
 
 def _lost(state: _TimeState) -> float:
     """Decades that count as lost."""
-    return STUCK if _learnt(state) < _NOTHING and state.total.count >= STUCK_STEPS else LOST
+    return STUCK if _is_stuck(state) else LOST
+
+
+def _is_stuck(state: _TimeState) -> bool:
+    """Whether nothing at all has been learnt since the first step, and there was time for it."""
+    return _learnt(state) < _NOTHING and state.total.count >= STUCK_STEPS
 
 
 def _learnt(state: _TimeState) -> float:
@@ -175,6 +183,9 @@ def _harms(state: _TimeState) -> bool:
 
 def _vanishing(record: StepRecord, finding: _Finding, state: _TimeState) -> Incident:
     # A floor that is reached and a memory that is too short look alike: only the user knows the task.
+    loss = f"the loss has stood still for {state.progress.since} steps"
+    if state.progress.since < STALLED_STEPS:
+        loss = f"in {state.total.count} steps nothing has been learnt"
     perhaps = " Where the task needs no longer memory, this is no fault." if _learnt(state) >= _BEGUN else ""
     return Incident(
         kind="vanishing",
@@ -183,8 +194,7 @@ def _vanishing(record: StepRecord, finding: _Finding, state: _TimeState) -> Inci
         severity=Severity.WARNING,
         value=finding.horizon.ratio,
         threshold=10 ** -_lost(state),
-        message=f"In {_place(finding.profile)} {in_words(finding.horizon)}; and the loss has stood still for "
-        f"{state.progress.since} steps.{perhaps}",
+        message=f"In {_place(finding.profile)} {in_words(finding.horizon)}; and {loss}.{perhaps}",
         optimizer=record.optimizer,
         evidence=_evidence(record, finding, state),
     )
