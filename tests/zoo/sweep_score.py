@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import sys
 import time
@@ -38,11 +39,18 @@ def judge(sweep: sweeps.Sweep, seed: int, level: sweeps.Level, alarms: list[Alar
     return Judged(sweep.name, seed, level.level, level.kept, level.verdict, bool(kept), named, said)
 
 
-def work(job: tuple[int, int]) -> list[Judged]:
+def sweeps_of(name: str) -> tuple[sweeps.Sweep, ...]:
+    """The sweeps of a set: our own, or a fresh one."""
+    module = "zoo.sweeps" if name == "own" else f"zoo.sweeps_{name}"
+    found: tuple[sweeps.Sweep, ...] = importlib.import_module(module).SWEEPS
+    return found
+
+
+def work(job: tuple[str, int, int]) -> list[Judged]:
     """One sweep at one seed: measure it unwatched, then watch every level."""
-    index, seed = job
+    name, index, seed = job
     torch.set_num_threads(1)
-    sweep = sweeps.SWEEPS[index]
+    sweep = sweeps_of(name)[index]
     return [
         judge(sweep, seed, level, score.watched(sweep.start(seed, level.level), sweep.steps)[0])
         for level in sweeps.measure(sweep, seed)
@@ -87,11 +95,10 @@ def lines(judged: list[Judged], *, verbose: bool) -> list[str]:
 
 def main(args: argparse.Namespace) -> None:
     """Run all sweeps, or those that are named."""
-    chosen = [
-        i for i, sweep in enumerate(sweeps.SWEEPS) if not args.only or any(word in sweep.name for word in args.only)
-    ]
+    available = sweeps_of(args.sweeps)
+    chosen = [i for i, sweep in enumerate(available) if not args.only or any(word in sweep.name for word in args.only)]
     began = time.time()
-    jobs = [(index, seed) for seed in args.seeds for index in chosen]
+    jobs = [(args.sweeps, index, seed) for seed in args.seeds for index in chosen]
     judged = [j for part in score.run_all(jobs, work, args.jobs) for j in part]
     print("\n".join(lines(judged, verbose=args.verbose)))
     table = figures(judged)
