@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from typing_extensions import Self
 
 from gradwatch import _options
+from gradwatch._distributed_world import rank_and_size
 from gradwatch._judges import Judges
 from gradwatch._ledger import Ledger
 from gradwatch._listeners import Subscription
@@ -100,7 +101,8 @@ def watch(
         outlets = [*outlets, _tensorboard(logdir)]
     share = _options.check_share("max_overhead", max_overhead)
     all_ours = all(type(one).__module__.startswith("gradwatch.") for one in (*outlets, *judging))
-    patience = _PATIENCE if all_ours and share is None else 0.0
+    waits = all_ours and share is None and rank_and_size()[1] == 1  # what goes wrong on one rank is told at once
+    patience = _PATIENCE if waits else 0.0
     return Watch(
         Monitor(
             model,

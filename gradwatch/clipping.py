@@ -232,6 +232,7 @@ def _scale_gradients(parameters: Sequence[Tensor], coefficient: Tensor) -> None:
         on_host(coefficient)
         and _SINGLE.issuperset(map(_DTYPE, gradients))
         and _DENSE.issuperset(map(_LAYOUT, gradients))
+        and not any_dtensor(gradients)
     ):
         if gradients:
             gradients.reverse()  # the last to be measured are still in the processor's cache
