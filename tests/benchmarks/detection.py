@@ -124,7 +124,7 @@ def probes(*, num_steps: int) -> None:
     model = cnn()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     bare = statistics.median(train(model, optimizer, 200))
-    with gradwatch.watch(model, writers=[], detectors=[], probes=gradwatch.Probes(every=20)):
+    with gradwatch.watch(model, writers=[], detectors=[], every=10, probes=gradwatch.Probes(every=20)):
         seconds = train(model, optimizer, num_steps + 1)
     # Weights are looked at on every tenth step: at 20 and 30, 40 and 50 ...; of these every second is probed.
     looked = range(20, num_steps - 9, 20)

@@ -171,8 +171,9 @@ def test_sharded_parameters_of_a_single_process_are_measured(tmp_path):
     code = f"""
 import warnings
 import torch, torch.distributed as dist, gradwatch
+from gradwatch.errors import GradwatchWarning
 from torch.distributed.fsdp import fully_shard
-warnings.simplefilter("error", gradwatch.errors.GradwatchWarning)
+warnings.simplefilter("error", GradwatchWarning)
 from torch.distributed.device_mesh import init_device_mesh
 dist.init_process_group("gloo", init_method="file://{tmp_path}/rendezvous", rank=0, world_size=1)
 model = torch.nn.Linear(4, 1)
