@@ -63,7 +63,7 @@ class Weights:
         self._updated: StepRecord | None = None
         self._ratio: Float64Array
         self._typical: float | None = None
-        self._largest = math.nan
+        self._largest = self._smallest = math.nan
 
     def scale(self, record: StepRecord) -> WeightScale | None:
         """The size of the weights; None where the step measured none."""
@@ -82,6 +82,7 @@ class Weights:
             self._ratio = matrices.update_ratio(record.update_ratio, record.weight_norm)
             self._typical = matrices.typical(self._ratio, record.weight_norm)
             self._largest = float(np.fmax.reduce(self._ratio, initial=math.nan))
+            self._smallest = float(np.fmin.reduce(self._ratio, initial=math.nan))
             self._updated = record
         return self._ratio
 
@@ -99,6 +100,10 @@ class Weights:
     def largest_update(self, record: StepRecord) -> float:
         """Largest update over weight of a matrix; NaN where the step measured none."""
         return math.nan if self.update_ratio(record) is None else self._largest
+
+    def smallest_update(self, record: StepRecord) -> float:
+        """Smallest update over weight of a matrix; NaN where the step measured none."""
+        return math.nan if self.update_ratio(record) is None else self._smallest
 
     def blames_rate(self, record: StepRecord) -> bool:
         """Whether too large an update is the learning rate's doing, for weights and gradients are sound.

@@ -165,6 +165,12 @@ _ALL = (
     ),
     _number(
         _baselines,
+        "FALLING",
+        "usual loss over ten steps / over thirty",
+        "A loss that falls so fast right now is given more time.",
+    ),
+    _number(
+        _baselines,
         "HARDLY",
         "share of the first loss",
         "A model that has taken off less than that since its first step has hardly learnt anything.",
@@ -254,6 +260,13 @@ _ALL = (
         _STEPS,
         "A layer between others is silent after so many steps with a gradient of exactly zero.",
     ),
+    _number(
+        vanishing,
+        "FADE_MOVING",
+        _DECADES,
+        "The same as depth.FADE where all layers move as usual all the same, and the loss does not stand still.",
+    ),
+    _number(vanishing, "MOVING", _UPDATE, "From here on the slowest layer moves as usual."),
     _number(
         vanishing,
         "GONE",
@@ -436,7 +449,13 @@ _ALL = (
         stalled,
         "CREPT",
         "sum of all updates / size of the weights, over all weight matrices",
-        "... and those that have come less far than this, where it has not fallen at all.",
+        "... and those that have come less far than this, where it has not fallen at all ...",
+    ),
+    _number(
+        stalled,
+        "TOGETHER",
+        "sum of all updates / size of the weights, over all weight matrices",
+        "... or hardly, if the matrix that moves most has not come that far, and all together not this far.",
     ),
     _number(
         stalled,

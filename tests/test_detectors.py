@@ -328,6 +328,26 @@ def test_half_a_fade_counts_only_with_a_standing_loss():
     assert "the loss has stood still" in incident.message
 
 
+@pytest.mark.parametrize(
+    ("decades", "pace", "loss", "begins"),
+    [
+        (3.5, 1e-6, 0.99, [4]),  # SGD: the first layers do not move
+        (3.5, 1e-2, 0.99, []),  # Adam: they do, and the loss falls
+        (3.5, 1e-2, 1.0, [63]),  # they do, and nothing comes of it
+        (6.0, 1e-2, 0.99, [4]),  # too little is left to make up for
+    ],
+)
+def test_a_fade_that_the_optimizer_makes_up_for_gets_time(decades, pace, loss, begins):
+    """A few decades are no fault where every layer moves as usual all the same, and the loss does not stand still."""
+    norms = fading(10 ** (-decades / 7))
+    records = [
+        make(t, norms, loss=loss**t, update_ratio=np.full(16, pace) if t % 10 == 0 else None) for t in range(120)
+    ]
+    told = watch(records, [VanishingDetector()])
+    assert [incident.step for incident in told] == begins
+    assert all(incident.kind == "vanishing" for incident in told)
+
+
 def test_a_fade_is_measured_from_the_last_layer_with_a_signal():
     """A last layer without any signal is nothing to hold the others against, in neither direction."""
     norms = np.where(np.arange(16) > 13, 0.0, fading(0.1))

@@ -377,6 +377,11 @@ def crawling(way, loss):
     return [make(t, weight=FRESH, ratio=way / 6 / 105, loss=loss if t > 2 else 1.0) for t in range(150)]
 
 
+def crawling_then_falling(way):
+    """The same where the loss has begun to fall of late, by less than would count as learnt."""
+    return [make(t, weight=FRESH, ratio=way / 6 / 105, loss=1.0 if t < 90 else 0.85) for t in range(150)]
+
+
 def restless():
     """Large steps, and a loss that does not fall."""
     return bold(2 * default("lr_too_high.RESTLESS"), lambda _t: 1.0)
@@ -456,6 +461,7 @@ EFFECTS = {
     "baselines.WARM_STEPS": (45, two_bursts()),
     "baselines.STALLED_STEPS": (30, motionless()),
     "baselines.HARDLY": (1e-3, saturated(loss=lambda t: 1.0 if t < 3 else 1 - default("baselines.HARDLY") / 2)),
+    "baselines.FALLING": (1e-9, crawling_then_falling(0.8 * default("stalled.TOGETHER"))),
     "baselines.JUMP": (3.0, jump()),
     "baselines.SPREADS": (30.0, jump(2.0, 0.1)),
     "baselines.RECOVERING": (20.0, broken(8.0, 0.15)),
@@ -478,6 +484,8 @@ EFFECTS = {
     "exploding.RUNAWAY": (1e9, bottomless()),
     "exploding.PATIENCE.runaway": (9, bottomless()),
     "vanishing.FADE_WEAK": (2.5, chain(2.0, loss=1.0)),
+    "vanishing.FADE_MOVING": (3.5, chain(4.0, loss=1.0)),
+    "vanishing.MOVING": (0.1, chain(4.0, loss=1.0)),
     "vanishing.GONE": (99.0, died_away()),
     "vanishing.NOTHING_STEPS": (NEVER, [make(t, 0.0) for t in range(60)]),
     "vanishing.SILENT_STEPS": (10, silenced()),
@@ -521,7 +529,8 @@ EFFECTS = {
     "stalled.CREEPING": (1e-10, motionless(weight=FRESH)),
     "stalled.MOVED": (1e-8, motionless()),
     "stalled.SAME": (1e6, motionless(lambda t: 1e-6 * 1.02**t)),
-    "stalled.CRAWLED": (1e-9, crawling(default("stalled.CRAWLED") / 2, loss=0.9)),
+    "stalled.CRAWLED": (1e-9, crawling_then_falling(default("stalled.CRAWLED") / 2)),
+    "stalled.TOGETHER": (1e-9, crawling(0.8 * default("stalled.TOGETHER"), loss=0.9)),
     "stalled.CREPT": (1e-9, crawling(middle("stalled.CRAWLED", "stalled.CREPT"), loss=1.0)),
     "stalled.CRAWLING_STEPS": (NEVER, crawling(default("stalled.CRAWLED") / 2, loss=0.9)),
     "stalled.RESTED": (1e-9, crawling(1.25 * default("stalled.RESTED"), loss=1.0)),

@@ -124,7 +124,8 @@ def _judge(calls: Calls, rows: dict[str, int], state: _SaturationState) -> tuple
     kinds = calls.seen.kinds
     choices = [name for name in early if kinds[rows[name]] == "Softmax"]
     ripe = [name for name in early if name not in choices and state.learning.hardly(FROM_THE_START)]
-    if state.learning.slow(STALLED_STEPS) or state.progress.since >= STALLED_STEPS:
+    slow = state.learning.slow(STALLED_STEPS) and not state.progress.falls
+    if slow or state.progress.since >= STALLED_STEPS:
         ripe += choices if _all_sure(calls) else []
     wide = {name for name in early if kinds[rows[name]] != "Softmax" and calls.seen.in_std[rows[name]] >= FAR_OUT}
     far = [name for name in early if state.looks[name] > PROBES and name in wide]

@@ -29,7 +29,10 @@ CRAWLED = 0.06
 not begun to learn."""
 
 CREPT = 0.1
-"""The same where the loss has not moved at all."""
+"""The same where the loss has not moved at all; and for the matrix that moves most where it creeps down at best."""
+
+TOGETHER = 0.25
+"""What all matrices together have come by then: many layers that change a little each make a large difference."""
 
 CRAWLING_STEPS = 90
 """Steps in which they should have."""
@@ -184,10 +187,12 @@ class StalledDetector(Remembering[_StalledState]):
         state.recurrent = state.recurrent or bool(record.through_time)
         at_rest = state.update < (CREEPING if state.fresh else MOTIONLESS) and state.path < MOVED
         learning, way = state.learning, state.way
+        creeps = state.path < CREPT and way < TOGETHER
         crawls = state.fresh and (
             (way < RESTED and learning.nothing(STALLED_STEPS))
             or (way < CRAWLED and learning.hardly(CRAWLING_STEPS))
             or (way < CREPT and learning.nothing(CRAWLING_STEPS))
+            or (creeps and learning.hardly(CRAWLING_STEPS) and not state.course.falls)
         )
         rises = _rises(record, state)
         crawls = crawls or (
@@ -207,7 +212,8 @@ class StalledDetector(Remembering[_StalledState]):
         withered = state.size < WITHERED * state.first_size
         patience = CRAWLING_STEPS if withered else IDLE_STEPS + (LOOK_THROUGH_TIME if state.recurrent else 0)
         due = state.trend.count >= patience
-        idle = due and untrained and not rises and state.trend.is_flat()
+        stuck = state.course.since >= STALLED_STEPS and state.learning.poor(STALLED_STEPS)
+        idle = due and not rises and ((untrained and state.trend.is_flat()) or (withered and stuck))
         alarm = ratios is not None and (ripe or state.crawled >= WARM_STEPS or idle)
         still = still or crawls or idle
         if state.episode.begins(symptom=still, alarm=alarm) and ratios is not None:
@@ -293,6 +299,12 @@ def _stalled(
     elif state.update > threshold and state.way < CREPT:
         moved = f"The weights hardly move: all updates together, of all layers, are {state.way:.2g} of their size"
         steps = f" after {for_steps} steps"
+    elif state.update > threshold:
+        moved = (
+            f"The weights hardly move: all updates together change even the layer that moves most by {state.path:.2g} "
+            "of its size"
+        )
+        steps = f" in {for_steps} steps"
     else:
         moved = (
             f"The weights do not move: even the layer that moves most changes by {state.update:.2g} of its size in a "

@@ -18,6 +18,13 @@ from gradwatch.records import Incident, Severity, StepRecord
 FADE_WEAK = 1.5
 """Decades across the depth that count only when the loss has stood still too."""
 
+FADE_MOVING = 4.5
+"""Decades across the depth where every layer moves at an ordinary pace all the same: Adam makes up for a weak signal,
+and the first layers soon pass on more of it."""
+
+MOVING = 1e-3
+"""Update over weight of the slowest matrix: the usual pace."""
+
 GONE = 4.0
 """Decades of the learning signal lost while the loss is still about what it was: nothing has been learnt, and nothing
 will be."""
@@ -52,6 +59,7 @@ class _VanishingState:
         silent: For how many steps in a row each module in the midst of others has had a gradient of exactly zero.
         awake: Steps in a row in which every module had a gradient.
         complete: Whether that has been so for long: a module that is silent now is then not an unused branch.
+        pace: Update over weight of the slowest matrix, as last sampled.
     """
 
     episode: Episode = field(default_factory=Episode)
@@ -68,6 +76,7 @@ class _VanishingState:
     silent: dict[str, int] = field(default_factory=dict)
     awake: int = 0
     complete: bool = False
+    pace: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +104,8 @@ class VanishingDetector(Remembering[_VanishingState]):
         state = self._memory.of(record.optimizer)
         state.weights = self._weights.scale(record) or state.weights
         state.learning, state.progress = self._course.follow(record, state.learning, state.progress)
+        if not math.isnan(least := self._weights.smallest_update(record)):
+            state.pace = least
         profile = self._depth.of(record)
         state.lost = state.signal.lost(record.total_norm)
         if state.nothing >= 0:
@@ -148,10 +159,14 @@ def _symptoms(profile: Profile, state: _VanishingState) -> list[_Symptom]:
 
 
 def _fading(profile: Profile, state: _VanishingState) -> list[_Symptom]:
-    """A trend over depth; half of it counts when the loss stands still, or has hardly fallen since the start."""
-    stands = state.progress.since >= STALLED_STEPS and (state.learning.poor(STALLED_STEPS) or state.learning.count == 0)
-    slow = stands or state.learning.hardly(STALLED_STEPS)
-    threshold = FADE_WEAK if slow else FADE
+    """A trend over depth; half of it counts when the loss stands still, or has hardly fallen since the start.
+
+    Where the first layers move no less than usual, a fade of no more than a few decades is first left to the optimizer.
+    """
+    moving, learning = state.pace >= MOVING, state.learning
+    stands = state.progress.since >= STALLED_STEPS and (learning.poor(STALLED_STEPS) or learning.count == 0)
+    slow = stands or (learning.nothing(STALLED_STEPS) if moving else learning.hardly(STALLED_STEPS))
+    threshold = FADE_WEAK if slow else FADE_MOVING if moving and learning.count else FADE
     if profile.is_level(threshold) or profile.fade < threshold or (decades := profile.trend()) < threshold:
         return []
     rule = "fade" if decades >= FADE else "slow"
