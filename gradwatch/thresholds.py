@@ -306,6 +306,12 @@ _ALL = (
     _number(through_time, "BEYOND", _DECADES, "... and from here on whether it does harm or not."),
     _number(through_time, "PROBES", _PROFILES, "At so many looks in a row it must be so."),
     _number(
+        through_time,
+        "LOOK_STEPS",
+        _STEPS,
+        "For so long a look holds good, if the loss has come to stand still after it.",
+    ),
+    _number(
         dead_relu,
         "DEAD",
         "share of a layer's units",
@@ -403,6 +409,18 @@ _ALL = (
         "UPSET",
         _STEPS,
         "The same at the very start of a run: some optimizers' first updates are far larger than those that follow.",
+    ),
+    _number(
+        lr_too_high,
+        "WORSE",
+        "loss / loss before",
+        "At the very start it must also have become so much worse ...",
+    ),
+    _number(
+        lr_too_high,
+        "RETURNED",
+        "loss / loss before",
+        "... and not be on its way back: below this, and below half of its worst.",
     ),
     _number(
         lr_too_high,
@@ -513,6 +531,7 @@ _ALL = (
         data_outlier, "FAR", _DECADES, "The gradient norm of a batch that is far off is so far above the usual one ..."
     ),
     _number(data_outlier, "FAR_LOSS", _DECADES, "... and its loss is so far above the usual one."),
+    _number(data_outlier, "KNOWN_STEPS", _STEPS, "... after so many steps, if both are."),
     _number(data_outlier, "UNSEEN", _DECADES, "By so much less, they must also be above anything seen."),
     _number(
         data_outlier,

@@ -221,10 +221,10 @@ def motionless(lr=lambda _t: 0.1, weight=1.5 * FRESH, ratio=1e-9):
     return [make(t, ratio=ratio, weight=weight, lr=lr(t), loss=1.0) for t in range(150)]
 
 
-def outlier(norm=1e4, loss=1e3, before=1.0):
+def outlier(norm=1e4, loss=1e3, before=1.0, at=60):
     """One batch far off, after a run that had larger norms at first."""
     first = [make(0, before, loss=before)]
-    return first + [make(t, norm if t == 60 else 1.0, loss=loss if t == 60 else 1.0) for t in range(1, 80)]
+    return first + [make(t, norm if t == at else 1.0, loss=loss if t == at else 1.0) for t in range(1, 80)]
 
 
 def skipped():
@@ -372,6 +372,17 @@ def through_time(decades, loss=None):
     return [make(t, loss=loss, through_time=(profile,) if t % 10 == 0 else ()) for t in range(100)]
 
 
+def through_time_once_more():
+    """It shrinks, and the loss comes to stand still after the last look."""
+    looks = through_time(default("through_time.LOST") + 2)
+    return [
+        make(t, loss=max(0.99**t, 0.75), through_time=looks[t].through_time if t <= 90 else ())
+        if t < 100
+        else make(t, loss=0.75)
+        for t in range(140)
+    ]
+
+
 def crawling(way, loss):
     """Weights as initialised come that far in 105 steps."""
     return [make(t, weight=FRESH, ratio=way / 6 / 105, loss=loss if t > 2 else 1.0) for t in range(150)]
@@ -495,6 +506,7 @@ EFFECTS = {
     "vanishing.PATIENCE.gap": (20, broken(5.0)),
     "vanishing.PATIENCE.notch": (20, one_weak()),
     "through_time.LOST": (99.0, through_time(default("through_time.LOST") + 2, loss=1.0)),
+    "through_time.LOOK_STEPS": (5, through_time_once_more()),
     "through_time.GAINED": (99.0, through_time(-middle("through_time.GAINED", "through_time.BEYOND"), loss=1.0)),
     "through_time.BEYOND": (99.0, through_time(-default("through_time.BEYOND") - 2)),
     "through_time.PROBES": (NEVER, through_time(default("through_time.LOST") + 2, loss=1.0)),
@@ -520,7 +532,9 @@ EFFECTS = {
     "lr_too_high.AFTERMATH": (5, leap(10)),
     "lr_too_high.BEYOND": (100.0, leap()),
     "lr_too_high.HARMFUL": (9, replaced_later()),
-    "lr_too_high.UPSET": (9, bold(5.0, lambda _t: 2.0)),
+    "lr_too_high.UPSET": (9, bold(5.0, lambda t: 4.0 if t else 2.0)),
+    "lr_too_high.WORSE": (3.0, bold(5.0, lambda t: 4.0 if t else 2.0)),
+    "lr_too_high.RETURNED": (1.0, bold(5.0, lambda t: 2.5 if t > 3 else 8.0 if t else 1.0)),
     "lr_too_high.SETBACK": (99.0, set_back()),
     "lr_too_high.SINKING": (99.0, sinking()),
     "lr_too_high.PATIENCE.sinking": (20, sinking()),
@@ -547,6 +561,7 @@ EFFECTS = {
     "data_outlier.FAR_LOSS": (5.0, outlier()),
     "data_outlier.UNSEEN": (3.0, outlier(norm=10**3.6, before=10**1.8)),
     "data_outlier.SAME_RATE": (0.5, outlier()),
+    "data_outlier.KNOWN_STEPS": (30, outlier(at=8)),
     "data_outlier.SPIKE": (99.0, thrown_back()),
     "data_outlier.AFTERMATH": (NEVER, thrown_back()),
     "data_outlier.WORSE": (99.0, thrown_back()),

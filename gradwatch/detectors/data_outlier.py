@@ -21,6 +21,9 @@ FAR_LOSS = 2.0
 """Decades above the usual loss, together with the norm: an input that is far off makes the loss grow in proportion,
 and the norm by its square."""
 
+KNOWN_STEPS = 5
+"""Steps after which such distances, of norm and loss at once, are beyond doubt."""
+
 SPIKE = 1.5
 """Decades above the usual norm that are evidence of a bad batch once the loss has not recovered from them."""
 
@@ -99,7 +102,7 @@ class DataOutlierDetector(Remembering[_OutlierState]):
             return []
         level, height = math.log10(record.total_norm), math.log10(loss)
         same_rate = not record.lr > SAME_RATE * state.lr or state.lr == 0  # unknown is no reason to suspect it
-        far = _far(state.total, level, FAR) and _far(state.loss, height, FAR_LOSS)
+        far = _far(state.total, level, FAR, KNOWN_STEPS) and _far(state.loss, height, FAR_LOSS, KNOWN_STEPS)
         hurt = _hurts(record, state, level, height, same_rate=same_rate)
         alarm = far and state.calm and same_rate and state.update < BOLD
         found = [_outlier(record, state)] if state.episode.begins(symptom=far or hurt, alarm=alarm or hurt) else []
@@ -118,11 +121,11 @@ class DataOutlierDetector(Remembering[_OutlierState]):
 def _hurts(record: StepRecord, state: _OutlierState, level: float, height: float, *, same_rate: bool) -> bool:
     """Whether a spike some steps ago has thrown the run back for good: nothing has gone as well since."""
     if state.spiked < 0:
-        if state.calm and same_rate and _far(state.total, level, SPIKE):
+        if state.calm and same_rate and _far(state.total, level, SPIKE, WARM_STEPS):
             state.spiked, state.worse, state.before = 0, 0, state.loss.mean
             state.spike = [record.step, record.total_norm, record.loss or 0.0]
             state.seen = [state.total.highest, state.loss.highest]
-            loud = _far(state.total, level, ECHO) and _far(state.loss, height, ECHO_LOSS)
+            loud = _far(state.total, level, ECHO, WARM_STEPS) and _far(state.loss, height, ECHO_LOSS, WARM_STEPS)
             state.loud = loud and state.update < BOLD and height >= state.loss.highest + ECHO_LOSS / 2
         return False
     state.spiked += 1
@@ -139,11 +142,11 @@ def _hurts(record: StepRecord, state: _OutlierState, level: float, height: float
     return True
 
 
-def _far(usual: Level, value: float, decades: float) -> bool:
-    """Whether a value is beyond its history, also measured by how much it fluctuates."""
+def _far(usual: Level, value: float, decades: float, num_steps: int) -> bool:
+    """Whether a value is beyond a history of so many steps, also measured by how much it fluctuates."""
     above = value - usual.mean
     far = above >= decades and above >= SPREADS * usual.spread and value >= usual.highest + decades - UNSEEN
-    return far and usual.count >= WARM_STEPS
+    return far and usual.count >= num_steps
 
 
 def _outlier(record: StepRecord, state: _OutlierState) -> Incident:

@@ -43,6 +43,12 @@ a small one under Adam may learn from it."""
 UPSET = 5
 """The same from the very first step: Adagrad's and RMSprop's first updates are far larger than those that follow."""
 
+WORSE = 1.2
+"""Times the loss before it, at the end of these: as good as before is no harm."""
+
+RETURNED = 3.0
+"""Times the loss before it, and less than half of the worst one since: it is on its way back."""
+
 SINKING = 2.0
 """Times the loss before the first step, for many steps, by bold steps: it gets worse and worse, if slowly."""
 
@@ -70,6 +76,7 @@ class _RateState:
         loss_top: The largest loss until the last leap.
         replaced: Whether an update as large as the weights was the learning rate's doing, as last sampled.
         before: The loss at that step.
+        worst: The highest one since then.
         worse: Steps in a row since then with no better loss.
         update: Median update over weight, as last sampled.
     """
@@ -93,6 +100,7 @@ class _RateState:
     loss_top: float = 0.0
     replaced: bool = False
     before: float = 0.0
+    worst: float = 0.0
     worse: int = 0
     update: float = 0.0
 
@@ -145,10 +153,11 @@ class LrTooHighDetector(Remembering[_RateState]):
             state.usual = state.update if state.usual == 0 else state.usual**0.7 * max(state.update, 0.0) ** 0.3
         if state.replaced and record.loss is not None:
             state.worse = state.worse + 1 if record.loss >= state.before else 0
+            state.worst = max(state.worst, record.loss)
         if record.update_ratio is not None:
             replaced = state.update >= REPLACED and self._weights.blames_rate(record)
             if replaced and not state.replaced:
-                state.before, state.worse = record.loss or 0.0, 0
+                state.before, state.worst, state.worse = record.loss or 0.0, 0.0, 0
             state.replaced = replaced
 
     def _findings(self, record: StepRecord, state: _RateState) -> dict[str, Callable[[], Incident]]:
@@ -156,12 +165,15 @@ class LrTooHighDetector(Remembering[_RateState]):
         findings: dict[str, Callable[[], Incident]] = {}
         if 0 <= state.leap <= AFTERMATH and _leapt(record, state):
             findings["jumped"] = lambda: _after_leap(record, state)
-        harmful = UPSET if state.count <= WARM_STEPS else HARMFUL
-        if state.replaced and (record.loss is None or state.worse >= harmful):
+        if state.replaced and (record.loss is None or _is_harmed(record.loss, state)):
             findings["replaced"] = lambda: _bold(record, state, "replaced")
         if state.update >= BOLD and record.loss is not None and record.loss >= HIGHER * state.first_loss > 0:
             findings["diverged"] = lambda: _bold(record, state, "diverged")
-        if state.restless >= RESTLESS and state.progress.since >= RESTLESS_STEPS and state.learning.poor(STALLED_STEPS):
+        if (
+            state.restless >= RESTLESS
+            and state.progress.since >= RESTLESS_STEPS
+            and state.learning.hardly(STALLED_STEPS)
+        ):
             findings["restless"] = lambda: _bold(record, state, "restless")
         usual = min(state.learning.smooth, record.loss or 0.0)  # of a lone spike the smooth one remembers too much
         worse = usual >= SINKING * state.learning.first > 0 and state.count >= STALLED_STEPS
@@ -194,6 +206,18 @@ def _leapt(record: StepRecord, state: _RateState) -> bool:
     louder = record.total_norm >= BEYOND * state.norm_top > 0
     worse = (record.loss or 0.0) >= BEYOND * state.loss_top > 0
     return wild or louder or worse or _is_set_back(state)
+
+
+def _is_harmed(loss: float, state: _RateState) -> bool:
+    """Whether replaced weights have made the loss worse to stay.
+
+    From the very first step some optimizers need a few more to find their pace: there it must be clearly worse, and not
+    be on its way back.
+    """
+    if state.count > WARM_STEPS or state.before <= 0:
+        return state.worse >= (UPSET if state.count <= WARM_STEPS else HARMFUL)
+    returns = loss <= min(RETURNED * state.before, state.worst / 2)
+    return state.worse >= UPSET and loss >= WORSE * state.before and not returns
 
 
 def _is_set_back(state: _RateState) -> bool:

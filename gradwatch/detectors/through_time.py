@@ -36,6 +36,12 @@ BEYOND = 5.0
 PROBES = 2
 """Probed steps in a row: a single batch proves nothing."""
 
+LOOK_STEPS = 30
+"""Steps for which a look holds good: it was taken when the loss stood still already."""
+
+_POOR = 0.5
+"""Share of its first loss that a run has lost which needs no second thought about what it does not learn."""
+
 _CREEPING = 3e-5
 """Update over weight of the matrix that moves most, below which a loss stands still because nothing moves."""
 
@@ -59,6 +65,8 @@ class _TimeState:
         first: The first loss; NaN before.
         spiked: Steps since the total norm last jumped.
         rests: Whether the weights hardly moved when that was last measured: then that is why the loss stands still.
+        look: What the last look showed, where it faded.
+        looked: Steps since then.
     """
 
     faded: Episode = field(default_factory=Episode)
@@ -70,6 +78,8 @@ class _TimeState:
     first: float = math.nan
     spiked: int = 1 << 30
     rests: bool = False
+    look: list[dict[str, Any]] = field(default_factory=list)
+    looked: int = 0
 
 
 @dataclass(frozen=True)
@@ -94,12 +104,17 @@ class ThroughTimeDetector(Remembering[_TimeState]):
         state = self._memory.of(record.optimizer)
         self._follow(record, state)
         found = _by_module(record.through_time) if record.through_time else {}
+        state.looked += 1
         if not found:  # nothing new is known of either
-            state.faded.begins(symptom=bool(state.fades), alarm=False)
+            late = self._late(state)
             state.grown.begins(symptom=bool(state.grows), alarm=False)
+            if state.faded.begins(symptom=bool(state.fades), alarm=bool(late)):
+                return [_vanishing(record, max(late, key=lambda f: f.horizon.decades), state)]
             return []
         state.fades = {m: state.fades.get(m, 0) + 1 for m, f in found.items() if _fading(f).horizon.decades >= STUCK}
         state.grows = {m: state.grows.get(m, 0) + 1 for m, f in found.items() if _growing(f).horizon.decades <= -GAINED}
+        state.look = [profile.to_json() for profile in record.through_time or ()] if state.fades else []
+        state.looked = 0
         fading = [_fading(found[m]) for m, num in state.fades.items() if m in found and num >= PROBES]
         fading = [finding for finding in fading if _matters(finding, state)]
         growing = [_growing(found[m]) for m, num in state.grows.items() if m in found and num >= PROBES]
@@ -110,6 +125,16 @@ class ThroughTimeDetector(Remembering[_TimeState]):
         if state.grown.begins(symptom=bool(state.grows), alarm=bool(growing)):
             incidents.append(_exploding(record, min(growing, key=lambda f: f.horizon.decades), state))
         return incidents
+
+    def _late(self, state: _TimeState) -> list[_Finding]:
+        """What the last look showed, once the loss has come to stand still since: the next look may be far off."""
+        if not state.look or state.progress.since != STALLED_STEPS:
+            return []
+        if state.looked > LOOK_STEPS or not _learnt(state) < _POOR:
+            return []
+        found = _by_module(tuple(TimeProfile.from_json(profile) for profile in state.look))
+        lasting = [_fading(found[m]) for m, num in state.fades.items() if m in found and num >= PROBES]
+        return [finding for finding in lasting if _matters(finding, state)]
 
     def _follow(self, record: StepRecord, state: _TimeState) -> None:
         """Take in what every step tells."""
