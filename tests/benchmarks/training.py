@@ -97,19 +97,32 @@ class Loop:
 
 
 def price(*, blocks: int) -> None:
-    """Print whether a watch tells the truth about its cost."""
-    loop, bare, watched, told = Loop(), [], [], []
-    for _ in range(blocks):
-        gc.collect()
-        bare.append(loop.run(3 * PERIOD))
-        seconds, own = loop.watched(3 * PERIOD)
-        watched.append(seconds)
-        told.append(own)
-    cost = statistics.median(w - b for w, b in zip(watched, bare, strict=True))
-    own = statistics.median(told)
+    """Print whether a watch tells the truth about its cost.
+
+    Two equal models train in turns: what the second takes more than the first, less what it took more before it was
+    watched. One model alone, now with a watch and now without, drifts by more than a watch costs.
+    """
+    first, second = Loop(), Loop()
+
+    def lead(after: Callable[[torch.Tensor], object] | None = None) -> float:
+        """CPU seconds a step that the second takes more, from many short turns."""
+        turns = []
+        for turn in range(4 * blocks):
+            order = (first, None), (second, after)
+            taken = {loop: loop.run(2 * PERIOD, told) for loop, told in (order if turn % 2 else order[::-1])}
+            turns.append(taken[second] - taken[first])
+        return statistics.median(turns)
+
+    before = lead()
+    with cpu_clock(), watching(second.model) as watch:
+        second.run(15 * PERIOD, watch.loss)  # after 300 steps the probes are on the schedule that they keep
+        account = watch._monitor.price
+        counted = account.watch_seconds
+        cost = lead(watch.loss) - before
+        own = (account.watch_seconds - counted) / (8 * blocks * PERIOD)
     print(
-        f"the watch's own account (watch.summary()): {own * 1e3:.2f} ms a step; by the difference of training the MLP "
-        f"with and without it {cost * 1e3:.2f} ms of {statistics.median(bare) * 1e3:.1f} ms: {own / cost:.2f} of it",
+        f"the watch's own account (watch.summary()): {own * 1e3:.2f} ms a step; by the difference between an MLP that "
+        f"is watched and one that is not {cost * 1e3:.2f} ms: {own / cost:.2f} of it",
         flush=True,
     )
 
