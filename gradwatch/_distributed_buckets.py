@@ -21,7 +21,7 @@ from __future__ import annotations
 import sys
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -68,16 +68,25 @@ class BucketTap:
         """Whether ranks may run out of data one by one (``ddp.join()``): then the others go on with fewer."""
         return _joins(self.ddp())
 
-    def read(self) -> Tensor:
+    def on_its_way(self) -> Callable[[], Tensor]:
         """Of the last backward pass: squared norms and failures of all ranks, ``[2, num_ranks]`` float64.
 
-        Waits for the exchange: on a device its stream does, not the host.
+        Returns:
+            What waits for them (on a device its stream does, not the host) and gives them, and never raises.
         """
         if self._told is None:
             raise self.error or RuntimeError("nothing was exchanged")
         told, work = self._told
-        work.wait()
-        return told
+
+        def arrived() -> Tensor:
+            try:
+                work.wait()
+            except Exception as error:  # noqa: BLE001 - a rank is gone: the training will learn of it by itself
+                self._fail(error)
+                return torch.ones_like(told)
+            return told
+
+        return arrived
 
     def take_seconds(self) -> float:
         """Spent on looking since this was asked last."""

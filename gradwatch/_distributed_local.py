@@ -118,14 +118,17 @@ class LocalLook:
             return PARTLY
         if tap.error is not None:
             self._failed(tap.error)  # on this rank: the others learn of it from what it has sent
-        measurement.extras["local_squares"] = tap.read()
-        measurement.local_ranks = tap.ranks
+        measurement.local_squares, measurement.local_ranks = tap.on_its_way(), tap.ranks
         return ""
 
     def _begin(self, track: Track) -> _Reading:
-        found = self._averaging(track.layout)
         if rank_and_size()[1] == 1:
             return _Reading(None, "there is one process only")
+        found = self._averaging(track.layout)
+        if len(found) > 1:  # the wrapper of a fit before may be garbage that nobody has taken out yet
+            del found
+            gc.collect()
+            found = self._averaging(track.layout)
         if not found:
             return _Reading(None, "no DistributedDataParallel averages this model's gradients")
         tap = tap_of(found[0]) if len(found) == 1 else "several DDP modules average the parameters of this optimizer"

@@ -7,7 +7,7 @@ device; :func:`record_of` is what becomes of it on the host.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,7 +56,8 @@ class Measurement:
         closed: What comes until the end of this step is no news (further evaluations of a closure).
         sighting: What the probes have seen.
         incomplete: Another process could not measure its part: nothing may follow from this step.
-        local_ranks: Those that the extra ``local_squares`` is of, ``[num_ranks]``; empty without it.
+        local_squares: Waits for the ranks' own squared norms, as late as can be: they travel while the optimizer steps.
+        local_ranks: Those that they are of, ``[num_ranks]``; empty without them.
     """
 
     statistics: Statistics
@@ -75,6 +76,7 @@ class Measurement:
     closed: bool = False
     sighting: Sighting = field(default_factory=Sighting)
     incomplete: bool = False
+    local_squares: Callable[[], Tensor] | None = None
     local_ranks: tuple[int, ...] = ()
 
     @classmethod
@@ -377,6 +379,8 @@ def finish(
     if (loss_scale := measurement.scale if isinstance(measurement.scale, Tensor) else track.loss_scale) is not None:
         measurement.extras["loss_scale"] = loss_scale
     track.loss_scale = None
+    if measurement.local_squares is not None:
+        measurement.extras["local_squares"] = measurement.local_squares()
     parcel: dict[str, Tensor | float] = {
         "statistics": measurement.statistics.data,
         "total_norm": measurement.statistics.total_norm(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import warnings
 from collections.abc import Callable
@@ -553,14 +554,18 @@ def test_ranks_that_run_out_of_data_are_not_waited_for():
         assert entered == ([False, True, True] + [False] * (2 + rank), [BEGINS, *[JOINS] * (2 + rank)])
 
 
-def listened() -> tuple[list[int], bool]:
-    """All-reduces of a step: without a watch, with one (and two), after it, and with the next one."""
-    ddp = DistributedDataParallel(digits_net())
+def listened() -> tuple[list[int], bool, int]:
+    """All-reduces of a step: without a watch, with one, after it, with two, after these; and with one that was dropped.
+
+    And what is left on the module, and in a copy of it.
+    """
+    ddp: Any = DistributedDataParallel(digits_net())
     optimizer = torch.optim.SGD(ddp.parameters(), 0.1)
 
     def heard() -> int:
         with Profiling() as ear:
             _steps(ddp, optimizer, 1)
+            dist.barrier()  # what nobody has waited for is over, too
         return ear.counts["all_reduce"]
 
     _steps(ddp, optimizer, 2)
@@ -573,12 +578,23 @@ def listened() -> tuple[list[int], bool]:
         for watch in watches:
             watch.close()
         counts.append(heard())
-    return counts, bool(ddp._comm_hooks)
+    copied = copy.deepcopy(ddp)
+    watch = gradwatch.watch(ddp, writers=[], local_norms=True)
+    _steps(ddp, optimizer, 1)
+    del watch
+    counts.append(heard())
+    ddp, optimizer = copied, torch.optim.SGD(copied.parameters(), 0.1)
+    _steps(ddp, optimizer, 2)
+    return counts, bool(ddp._comm_hooks), heard()
 
 
 def test_one_all_reduce_more_while_anybody_listens_and_none_after():
-    """Counted by the backend; the hook of the first watch serves the second, and nothing is left on the module."""
-    for counts, is_listed in on_ranks(listened):
+    """Counted by the backend; one hook serves all watches, and nothing of it is on the module, or in copies.
+
+    Only a watch that was dropped, at a time that nobody knows, goes on: the other ranks may, too.
+    """
+    for counts, is_listed, of_copy in on_ranks(listened):
         alone = counts[0]
-        assert counts == [alone, alone + 1, alone, alone + 1, alone]
+        assert counts == [alone, alone + 1, alone, alone + 1, alone, alone + 1]
+        assert of_copy == alone
         assert not is_listed
