@@ -112,7 +112,8 @@ class LocalLook:
             return JOINS if tap.joins else NOT_AVERAGED
         if num > 1:
             return (
-                f"{num} backward passes of this step were averaged one after the other: all but one belong in no_sync()"
+                f"{num} backward passes were averaged since the step before, one after the other, so that of the "
+                "earlier ones only their mean is left: accumulate under no_sync()"
             )
         if not _fits(reading, track.layout, tap):
             return PARTLY
@@ -131,9 +132,13 @@ class LocalLook:
             found = self._averaging(track.layout)
         if not found:
             return _Reading(None, "no DistributedDataParallel averages this model's gradients")
-        tap = tap_of(found[0]) if len(found) == 1 else "several DDP modules average the parameters of this optimizer"
-        if not isinstance(tap, str) and _averaged_ids(found[0]) != set(map(id, track.layout.parameters)):
+        tap: BucketTap | str
+        if len(found) > 1:
+            tap = "several DDP modules average the parameters of this optimizer"
+        elif _averaged_ids(found[0]) != set(map(id, track.layout.parameters)):
             tap = PARTLY
+        else:
+            tap = tap_of(found[0])
         why = refusal(found[0].process_group, tap if isinstance(tap, str) else "")
         if why or isinstance(tap, str):
             return _Reading(None, why)

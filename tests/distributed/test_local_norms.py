@@ -204,6 +204,7 @@ def test_each_ranks_norm_is_that_of_its_own_rows():
             assert seen.norms == ranks[0].norms, name
             assert seen.norms[0] is None, name
             assert seen.reasons == [BEGINS], name
+            assert seen.state["ledger"]["noise_scales"] == ranks[0].state["ledger"]["noise_scales"], name
         for step, norms in enumerate(ranks[0].norms[1:], start=1):
             expected = [seen.local[step] for seen in ranks]
             assert norms.ranks == (0, 1)
@@ -309,7 +310,24 @@ def odd_ones() -> dict[str, Any]:
     found["sharded"] = together(placements.fsdp2, Plan(watch={"local_norms": True})).records
     found["no ddp"] = together(Placed, Plan(watch={"local_norms": True})).records
     found["part"] = _partly_owned()
+    found["overflow"] = _overflowing().records
     return found
+
+
+def _overflowing() -> Run:
+    """Under a GradScaler that starts so high that one rank overflows in the third step."""
+    ddp = DistributedDataParallel(digits_net())
+    optimizer = torch.optim.SGD(ddp.parameters(), 0.1)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    with gradwatch.watch(ddp, writers=[], local_norms=True) as watch:
+        for step, ((x, y),) in enumerate(batches(Plan(num_steps=4))):
+            loss = loss_of(ddp, x[dist.get_rank() :: 2], y[dist.get_rank() :: 2], 1)
+            overflows = step == 2 and dist.get_rank() == 1
+            (scaler.scale(loss) * (1e308 if overflows else 1.0)).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad()
+    return Run(watch.history, [], [])
 
 
 def _bad_rows(rows: Tensor, step: int) -> Tensor:
@@ -380,13 +398,19 @@ def test_what_the_norms_say_and_why_they_say_nothing():
 
         assert [norms is not None for norms in found["twice"].norms] == [False, False, False, True]
         assert found["twice"].reasons[0] == BEGINS
-        assert found["twice"].reasons[1].startswith("2 backward passes of this step were averaged")
+        assert found["twice"].reasons[1].startswith("2 backward passes were averaged since the step before")
         assert found["twice"].reasons[2].startswith("no backward pass")
 
         bad = found["bad"][2].local_norms
         assert math.isfinite(bad.norms[0])
         assert math.isnan(bad.norms[1])
         assert math.isnan(bad.spread)
+
+        assert [record.skipped for record in found["overflow"]] == [False, False, True, False]
+        first, second = found["overflow"][2].local_norms.norms
+        assert math.isfinite(first)
+        assert not math.isfinite(second)
+        assert all(map(math.isfinite, found["overflow"][3].local_norms.norms))
 
         for name, why in (("sharded", SHARDED), ("no ddp", "no DistributedDataParallel averages")):
             assert all(record.local_norms is None for record in found[name]), name
