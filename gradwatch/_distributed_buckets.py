@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from gradwatch._statistics import Column, Meter
+from gradwatch._transfer import on_host
 
 JOINS = "the training runs in ddp.join(), where ranks may leave one by one"
 
@@ -59,6 +60,7 @@ class BucketTap:
         """What has gone wrong here first; told by whoever listens, for a warning may raise."""
         self._meters: dict[int, tuple[tuple[Any, ...], Meter]] = {}
         self._squares: list[Tensor] = []
+        self._under_way: list[tuple[Any, Any, Tensor]] = []
         self._told: tuple[Tensor, Any] | None = None
         self._has_failed = False
         self._seconds = 0.0
@@ -104,10 +106,28 @@ class BucketTap:
             buffer.mul_(1.0 / len(self.ranks))
         else:
             buffer.div_(len(self.ranks))
-        averaged = dist.all_reduce(buffer, group=self.group, async_op=True).get_future()
+        work = dist.all_reduce(buffer, group=self.group, async_op=True)
         if listens and bucket.is_last():
             self._exchange(dist, buffer.device)
-        return averaged.then(lambda future: future.value()[0])
+        if not on_host(buffer):
+            return work.get_future().then(lambda future: future.value()[0])  # runs here: only a stream has to wait
+        return self._completed_by_us(bucket, buffer, work)
+
+    def _completed_by_us(self, bucket: Any, buffer: Tensor, work: Any) -> Any:
+        """The future of a bucket in host memory, completed when the last one is under way: DDP waits then, anyway.
+
+        ``then()`` would run Python in a thread of gloo's, which aborts the process where that is just about to end.
+        """
+        if bucket.index() == 0:  # a backward pass before may have been broken off
+            self._under_way = []
+        averaged: Any = torch.futures.Future()
+        self._under_way.append((averaged, work, buffer))
+        if bucket.is_last():
+            under_way, self._under_way = self._under_way, []
+            for future, reduction, reduced in under_way:
+                reduction.wait()
+                future.set_result(reduced)
+        return averaged
 
     def _look(self, bucket: Any, buffer: Tensor) -> None:
         started = time.perf_counter()
