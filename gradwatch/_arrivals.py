@@ -22,6 +22,7 @@ from gradwatch._transfer import Arrays, Transfer, as_arrays
 from gradwatch._voice import is_speaker
 from gradwatch.errors import warn
 from gradwatch.records import StepRecord, Unavailable
+from gradwatch.wording import ranks_in_words
 
 Parcel = tuple[dict[str, Tensor | float], step.Context]
 
@@ -128,7 +129,7 @@ class Arrivals:
             self._tell(missing)
             self._ledger.keep(_without_numbers(record, missing))
         else:
-            record = self._bulletin.completed(record)
+            record = self._ledger.noise_scales.completed(self._bulletin.completed(record))
             self._ledger.take(record, self._tracks.layouts.info, urgent=self._tracks.probing.follow(record))
 
     def _tell(self, missing: Sequence[int]) -> None:
@@ -139,8 +140,8 @@ class Arrivals:
         if self.error is not None or is_speaker():
             why = "its own output says why" if self.error is None else f"{type(self.error).__name__}: {self.error}"
             warn(
-                f"gradwatch failed while measuring on {_named(missing)}; the training goes on, and steps that are not "
-                f"measured on every rank are not judged and not clipped. This is said only once ({why})"
+                f"gradwatch failed while measuring on {ranks_in_words(missing)}; the training goes on, and steps that "
+                f"are not measured on every rank are not judged and not clipped. This is said only once ({why})"
             )
 
 
@@ -156,11 +157,5 @@ def _without_numbers(record: StepRecord, missing: Sequence[int]) -> StepRecord:
         clipped_norm=np.nan,
         skipped=record.skipped,
         lr=record.lr,
-        unavailable=(Unavailable("the gradients of this step", f"gradwatch failed on {_named(missing)}"),),
+        unavailable=(Unavailable("the gradients of this step", f"gradwatch failed on {ranks_in_words(missing)}"),),
     )
-
-
-def _named(ranks: Sequence[int]) -> str:
-    """``rank 1``, ``ranks 0, 1 and 3``."""
-    *first, last = map(str, ranks)
-    return f"ranks {', '.join(first)} and {last}" if first else f"rank {last}"

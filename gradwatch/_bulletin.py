@@ -11,12 +11,11 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import sys
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-from gradwatch._distributed_world import rank_and_size
+from gradwatch._distributed_world import default_store, rank_and_size
 from gradwatch.records import Birthplace, Ranks, StepRecord, number_to_json
 
 PATIENCE = timedelta(seconds=5)
@@ -42,7 +41,7 @@ class Bulletin:
         (self._bad.add if is_bad else self._bad.discard)(record.optimizer)
         if not is_bad or was_bad or record.skipped or record.ranks is not None or self._gave_up:
             return record
-        size, store = rank_and_size()[1], _store()
+        size, store = rank_and_size()[1], default_store()
         if size == 1 or store is None:
             return record
         try:
@@ -84,10 +83,3 @@ def _with(record: StepRecord, notes: list[dict[str, Any]], num_bad: int, size: i
         birthplace=None if born is None else Birthplace.from_json(born),
         ranks=ranks,
     )
-
-
-def _store() -> Any:
-    """Of the default process group; there is no public way to it."""
-    module = sys.modules.get("torch.distributed.distributed_c10d")
-    find = getattr(module, "_get_default_store", None)
-    return None if find is None or rank_and_size()[1] == 1 else find()

@@ -48,6 +48,7 @@ def watch(
     probes: Probes | bool = True,
     skip_if_nonfinite: bool = False,
     max_overhead: float | None = None,
+    local_norms: bool = False,
 ) -> Watch:
     """Watch every layer's gradient at every optimizer step.
 
@@ -76,6 +77,11 @@ def watch(
             and probes are left out where they would exceed it, and the summary says so. Norms are measured at every
             step, whatever they cost. By default nothing is left out; nor is it where many processes share the model,
             for each has a clock of its own, and all have to look at the same steps.
+        local_norms: Also record the norm that the gradient had on each rank before DDP averaged it, how far these are
+            apart, and the gradient noise scale, which tells whether more ranks or larger batches pay off
+            (``StepRecord.local_norms``). Costs one more look at the gradients and one small all-reduce a step; has to
+            be the same on all ranks, and registers DDP's one communication hook, at the first step and for good: a hook
+            of your own is to be registered before. Where they cannot be had, ``StepRecord.unavailable`` says why.
 
     On many processes every rank opens a watch, whatever it holds of the model: records, incidents and decisions are the
     same on all of them, and the first one alone writes and prints.
@@ -113,6 +119,7 @@ def watch(
             probes=_options.check_probes(probes),
             skip_if_nonfinite=_options.check_skip(skip_if_nonfinite, rule),
             max_overhead=share,
+            local_norms=_options.check_flag("local_norms", local_norms),
         )
     )
 
@@ -201,6 +208,7 @@ def _abandon(monitor: Monitor, subscription: Subscription) -> None:
     """The watch was never closed, and nobody holds it any more."""
     if monitor.num_steps == 0:
         warn("gradwatch: a watch was dropped before any step: use `with gradwatch.watch(model):` or keep the result")
+    monitor.abandoned = True
     _finish(monitor, subscription)
 
 

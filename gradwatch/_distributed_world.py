@@ -79,6 +79,13 @@ def rank_and_size() -> tuple[int, int]:
     return int(dist.get_rank()), int(dist.get_world_size())
 
 
+def default_store() -> Any:
+    """The key-value store of the default process group, None without one; there is no public way to it."""
+    module = sys.modules.get("torch.distributed.distributed_c10d")
+    find = getattr(module, "_get_default_store", None)
+    return None if find is None or rank_and_size()[1] == 1 else find()
+
+
 def world_of(model: nn.Module) -> World | None:
     """Who holds parts of this model; None where it lies whole here, and where there is only one process.
 

@@ -11,6 +11,7 @@ from gradwatch._aggregates import Aggregates
 from gradwatch._audit import ClipAudit
 from gradwatch._budget import Budget
 from gradwatch._judges import Judges
+from gradwatch._noise_scale import NoiseScales
 from gradwatch._outlets import Outlets
 from gradwatch.records import Incident, ModelInfo, RunSummary, StepRecord
 from gradwatch.writers import Writer
@@ -37,6 +38,7 @@ class Ledger:
         self.history: deque[StepRecord] = deque(maxlen=history)
         self.aggregates = Aggregates()
         self.audit = ClipAudit()
+        self.noise_scales = NoiseScales()
         self.outlets = Outlets(writers)
         self._judges = judges
         self._patience = patience
@@ -100,6 +102,7 @@ class Ledger:
             num_tensors=counted.num_tensors,
             suppressed=self._judges.suppressed,
             thinned=budget.told(),
+            local_norms=self.noise_scales.told(),
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -108,6 +111,7 @@ class Ledger:
             "judges": self._judges.state_dict(),
             "aggregates": self.aggregates.state_dict(),
             "audit": self.audit.state_dict(),
+            "noise_scales": self.noise_scales.state_dict(),
             "incidents": [incident.to_json() for incident in self.incidents],
         }
 
@@ -116,4 +120,5 @@ class Ledger:
         self._judges.load_state_dict(state["judges"])
         self.aggregates.load_state_dict(state["aggregates"])
         self.audit.load_state_dict(state["audit"])
+        self.noise_scales.load_state_dict(state.get("noise_scales", {}))
         self.incidents = [Incident.from_json(incident) for incident in state["incidents"]]

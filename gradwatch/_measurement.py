@@ -7,7 +7,7 @@ device; :func:`record_of` is what becomes of it on the host.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,13 +21,14 @@ from gradwatch._distributed import FAILED, TOLD, Exchange
 from gradwatch._distributed_roster import Holding
 from gradwatch._fused import LeftToStep
 from gradwatch._layout import Layout
+from gradwatch._noise_scale import norms_of
 from gradwatch._probes.sighting import Sighting
 from gradwatch._sampling import WeightSampler, drawn
 from gradwatch._statistics import ALWAYS, Column, Statistics
 from gradwatch._transfer import Arrays, look, on_host
 from gradwatch.clipping import Clip, ClipNorm
 from gradwatch.errors import NonfiniteGradientError
-from gradwatch.records import Float64Array, Layer, Ranks, StepRecord
+from gradwatch.records import Float64Array, Layer, LocalNorms, Ranks, StepRecord, Unavailable
 
 EVERY, SETTLED, EVERY_SETTLED = 10, 100, 20
 """By default maxima, weights and updates are looked at on every 10th of an optimizer's first hundred steps, where most
@@ -55,6 +56,8 @@ class Measurement:
         closed: What comes until the end of this step is no news (further evaluations of a closure).
         sighting: What the probes have seen.
         incomplete: Another process could not measure its part: nothing may follow from this step.
+        local_squares: Waits for the ranks' own squared norms, as late as can be: they travel while the optimizer steps.
+        local_ranks: Those that they are of, ``[num_ranks]``; empty without them.
     """
 
     statistics: Statistics
@@ -73,6 +76,8 @@ class Measurement:
     closed: bool = False
     sighting: Sighting = field(default_factory=Sighting)
     incomplete: bool = False
+    local_squares: Callable[[], Tensor] | None = None
+    local_ranks: tuple[int, ...] = ()
 
     @classmethod
     def of_nothing(cls) -> Measurement:
@@ -364,6 +369,7 @@ def finish(
         lr=measurement.lr,
         sighting=measurement.sighting,
         ranks=() if track.exchange is None else track.exchange.roster.ranks,
+        local_ranks=measurement.local_ranks,
     )
     if measurement.weights is not None and moved:
         if track.exchange is None:
@@ -373,6 +379,8 @@ def finish(
     if (loss_scale := measurement.scale if isinstance(measurement.scale, Tensor) else track.loss_scale) is not None:
         measurement.extras["loss_scale"] = loss_scale
     track.loss_scale = None
+    if measurement.local_squares is not None:
+        measurement.extras["local_squares"] = measurement.local_squares()
     parcel: dict[str, Tensor | float] = {
         "statistics": measurement.statistics.data,
         "total_norm": measurement.statistics.total_norm(),
@@ -396,6 +404,7 @@ class Context:
     lr: float
     sighting: Sighting
     ranks: tuple[int, ...] = ()
+    local_ranks: tuple[int, ...] = ()
 
 
 def record_of(context: Context, arrays: Arrays) -> StepRecord:
@@ -410,6 +419,7 @@ def record_of(context: Context, arrays: Arrays) -> StepRecord:
     was_told = "loss" in arrays and arrays.get("num_told", 1) > 0
     maxima = statistics.get(Column.ABS_MAX) if context.sampled else None
     bad_weights = arrays.get("num_nonfinite_weight")
+    local, gaps = _local_norms(context, arrays), context.sighting.unavailable
     return StepRecord(
         step=context.step,
         optimizer=context.optimizer,
@@ -432,9 +442,16 @@ def record_of(context: Context, arrays: Arrays) -> StepRecord:
         through_time=context.sighting.profiles(arrays, float(arrays.get("loss_scale", 1.0))),
         ownerless=context.sighting.without_owner(arrays),
         birthplace=context.sighting.birthplace,
-        unavailable=context.sighting.unavailable,
+        unavailable=(*gaps, local) if isinstance(local, Unavailable) else gaps,
         ranks=_ranks(context, arrays["ranks"]) if "ranks" in arrays else None,
+        local_norms=local if isinstance(local, LocalNorms) else None,
     )
+
+
+def _local_norms(context: Context, arrays: Arrays) -> LocalNorms | Unavailable | None:
+    if not context.local_ranks:
+        return None
+    return norms_of(context.local_ranks, arrays["local_squares"], float(arrays.get("loss_scale", 1.0)))
 
 
 def ranks_that_failed(context: Context, arrays: Arrays) -> list[int]:

@@ -44,6 +44,7 @@ class Monitor:
         probes: What else is looked at, and how often; None for nothing.
         skip_if_nonfinite: Whether a step whose total norm is not finite is skipped.
         max_overhead: The share of the run above which what is optional is left out; None for no limit.
+        local_norms: Whether the ranks' own norms are asked for.
     """
 
     def __init__(
@@ -57,14 +58,16 @@ class Monitor:
         probes: Probes | None,
         skip_if_nonfinite: bool,
         max_overhead: float | None,
+        local_norms: bool,
     ) -> None:
         self.num_steps = 0
+        self.abandoned = False
         self.ledger = ledger
         self._clip = clip
         self._every = every
         self.price = Price()
         self._budget = Budget(self.price, max_overhead)
-        self._tracks = Tracks(model, optimizers, probes, self._budget)
+        self._tracks = Tracks(model, optimizers, probes, self._budget, local_norms=local_norms)
         self._intervention = Intervention(clip, ledger.audit, skip_if_nonfinite=skip_if_nonfinite)
         self._intervention.foresee(optimizers or ())
         self._loss = LossReader(lambda: self._tracks.layouts)
@@ -188,7 +191,7 @@ class Monitor:
             self.ledger.audit.say(SCALED_GRADIENTS)
         if skipped is None:  # the step is to come
             self._intervention.clip(track, optimizer, but=self)
-        self._tracks.probing.hand_over(measurement, track)
+        self._tracks.hand_over(measurement, track)
 
     def _emit(self, track: step.Track, *, moved: bool, skipped: bool = False) -> None:
         number, self.num_steps = self.num_steps, self.num_steps + 1
@@ -211,7 +214,7 @@ class Monitor:
         finally:
             self._intervention.end()
             self.ledger.outlets.close(self.summary)
-            self._tracks.release()
+            self._tracks.release(abandoned=self.abandoned)
 
     @event
     def _finish_steps(self) -> None:

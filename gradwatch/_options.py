@@ -177,12 +177,21 @@ def check_skip(given: object, clip: Clip | None) -> bool:
         ArgumentTypeError: It is no bool.
         ArgumentValueError: ``clip`` wants to stop at such a step.
     """
-    if not isinstance(given, bool):
-        raise ArgumentTypeError("skip_if_nonfinite", given, "True or False")
-    if given and getattr(clip, "error_if_nonfinite", False):
+    if check_flag("skip_if_nonfinite", given) and getattr(clip, "error_if_nonfinite", False):
         raise ArgumentValueError(
             "skip_if_nonfinite", given, "clip has error_if_nonfinite=True, which stops at such a step: choose one"
         )
+    return bool(given)
+
+
+def check_flag(argument: str, given: object) -> bool:
+    """True or False.
+
+    Raises:
+        ArgumentTypeError: It is no bool.
+    """
+    if not isinstance(given, bool):
+        raise ArgumentTypeError(argument, given, "True or False")
     return given
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from gradwatch._activation_kinds import ACTIVATIONS, BOUNDED, RELUS
 from gradwatch._decades import root_sum_square
 from gradwatch._memory import Memory, PerLayers
+from gradwatch._noise_scale import WHAT as LOCAL_NORMS
 from gradwatch._weights import Weights
 from gradwatch.records import Activations, Incident, Layer, StepRecord, Unavailable
 
@@ -187,7 +188,8 @@ class Scene:
 
     def observe(self, record: StepRecord) -> None:
         """Take in one step."""
-        self._gaps = record.unavailable or (() if record.activations is not None else self._gaps)
+        gaps = tuple(gap for gap in record.unavailable if gap.what != LOCAL_NORMS)  # no diagnosis asks for them
+        self._gaps = gaps or (() if record.activations is not None else self._gaps)
         known = self._memory.of(record.optimizer)
         if record.update_ratio is not None:
             known.largest_update = max(known.largest_update, self._weights.typical_update(record, 0.0))

@@ -47,6 +47,7 @@ def summary_from_json(data: Mapping[str, Any], incidents: Iterable[Incident] = (
         suppressed=tuple(str(text) for text in data["suppressed"]),
         num_held_back=int(data.get("num_held_back", 0)),
         thinned=str(data.get("thinned", "")),
+        local_norms=tuple(str(text) for text in data.get("local_norms", ())),
     )
 
 

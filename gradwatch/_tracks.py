@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from gradwatch._before_clip import BeforeClip
 from gradwatch._budget import Budget
 from gradwatch._distributed import Exchange
+from gradwatch._distributed_local import LocalLook
 from gradwatch._layout import Layout, Layouts, nothing
 from gradwatch._measurement import Identity, Measurement, Track, look_before_clip, measure_gradients
 from gradwatch._partial import PartialSteps
@@ -34,11 +35,19 @@ class Tracks:
         optimizers: The only ones to watch, in the order of their indices; None for every one that owns parameters.
         probes: What else is looked at, and how often; None for nothing.
         budget: Grants what is optional.
+        local_norms: Whether the ranks' own norms are asked for.
     """
 
     def __init__(
-        self, model: nn.Module, optimizers: Sequence[Optimizer] | None, probes: Probes | None, budget: Budget
+        self,
+        model: nn.Module,
+        optimizers: Sequence[Optimizer] | None,
+        probes: Probes | None,
+        budget: Budget,
+        *,
+        local_norms: bool,
     ) -> None:
+        self._local = LocalLook(budget, wanted=local_norms)
         self._identities: list[Identity] = []
         self._probes, self._budget = probes, budget
         self._alertness = Alertness()
@@ -46,6 +55,7 @@ class Tracks:
 
     def bind(self, model: nn.Module, optimizers: Sequence[Optimizer] | None) -> None:
         """Begin with (another) model and its optimizers; indices and counters go on."""
+        self._local.bind(model)
         self.layouts = Layouts(model)
         self.probing = Probing(model, self.layouts, self._probes, self._alertness, self._budget)
         self._only = None if optimizers is None else weakref.WeakSet(optimizers)
@@ -111,6 +121,11 @@ class Tracks:
             track.trouble = error
         return track
 
+    def hand_over(self, measurement: Measurement, track: Track) -> None:
+        """The gradients of a step are complete: what was seen of it beside them goes into its measurement."""
+        self._local.hand_over(measurement, track)
+        self.probing.hand_over(measurement, track)
+
     def add_partial(self, optimizer: Optimizer, measurement: Measurement, layout: Layout, backward: int) -> None:
         """A share of a step inside the backward pass of this number."""
         self._partial.add(optimizer, layout, measurement, backward)
@@ -121,6 +136,7 @@ class Tracks:
         track = None if measurement is None else self._track(self._inside, self._partial.layout(self.layouts))
         if track is not None and measurement is not None:
             track.pending = measurement
+            self._local.hand_over(measurement, track, inside=True)
             self.probing.hand_over(measurement, track, moved=True)
         return track
 
@@ -153,9 +169,14 @@ class Tracks:
             self._look_unclaimed(gradients, num_changes, clip)
         return behind
 
-    def release(self) -> None:
-        """Let go of all parameters and gradients; counters and names stay."""
+    def release(self, *, abandoned: bool) -> None:
+        """Let go of all parameters and gradients; counters and names stay.
+
+        Args:
+            abandoned: As for :meth:`LocalLook.close`.
+        """
         self.probing.stop()
+        self._local.close(abandoned=abandoned)
         self._tracks.clear()
         self._partial = PartialSteps()
         self._unclaimed = None

@@ -81,6 +81,11 @@ class GradWatch(Readout, _Callback):
             and probes are left out where they would exceed it, and the summary says so. Norms are measured at every
             step, whatever they cost. By default nothing is left out; nor is it where many processes share the model,
             for each has a clock of its own, and all have to look at the same steps.
+        local_norms: Also record the norm that the gradient had on each rank before DDP averaged it, how far these are
+            apart, and the gradient noise scale, which tells whether more ranks or larger batches pay off
+            (``StepRecord.local_norms``). Costs one more look at the gradients and one small all-reduce a step; has to
+            be the same on all ranks, and registers DDP's one communication hook, at the first step and for good: a hook
+            of your own is to be registered before. Where they cannot be had, ``StepRecord.unavailable`` says why.
 
     Raises:
         ArgumentTypeError: An argument has a wrong type (also a ``TypeError``).
@@ -100,6 +105,7 @@ class GradWatch(Readout, _Callback):
         probes: Probes | bool = True,
         skip_if_nonfinite: bool = False,
         max_overhead: float | None = None,
+        local_norms: bool = False,
     ) -> None:
         if logdir is not None and not isinstance(logdir, (str, os.PathLike)):
             raise ArgumentTypeError("logdir", logdir, "a path or None")
@@ -113,6 +119,7 @@ class GradWatch(Readout, _Callback):
         self._probes = _options.check_probes(probes)
         self._skip_if_nonfinite = _options.check_skip(skip_if_nonfinite, self._clip)
         self._max_overhead = _options.check_share("max_overhead", max_overhead)
+        self._local_norms = _options.check_flag("local_norms", local_norms)
         self._monitor: Monitor | None = None
         self._subscription: Subscription | None = None
         self._saved: dict[str, Any] | None = None
@@ -133,6 +140,7 @@ class GradWatch(Readout, _Callback):
             probes=_described(self._probes),
             skip_if_nonfinite=self._skip_if_nonfinite,
             max_overhead=self._max_overhead,
+            local_norms=self._local_norms,
         )
 
     def loss(self, loss: Tensor | float) -> None:
@@ -165,6 +173,7 @@ class GradWatch(Readout, _Callback):
                 probes=self._probes,
                 skip_if_nonfinite=self._skip_if_nonfinite,
                 max_overhead=self._max_overhead,
+                local_norms=self._local_norms,
             )
         else:
             self._monitor.bind(pl_module, None, writers)

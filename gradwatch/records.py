@@ -424,6 +424,47 @@ class Ranks:
         )
 
 
+@dataclass(frozen=True)
+class LocalNorms:
+    """What the gradient of a step was on each rank, before DDP averaged it (``local_norms=True``).
+
+    Norms are L2, over all parameters of the optimizer, unscaled; of gradients accumulated under ``no_sync()``, of their
+    sum. The mean of their squares is never below :attr:`StepRecord.total_norm` squared; what it is above is noise.
+
+    Attributes:
+        ranks: Between which the gradients were averaged, ``[num_ranks]``: their numbers.
+        norms: Of each, ``[num_ranks]``; NaN or inf where its gradient is not finite.
+        spread: Standard deviation over mean of the norms: how unlike the ranks' batches are; NaN where one of them is
+            not finite.
+        noise_scale: The gradient noise scale in batches of one rank, from moving averages over the steps so far; None
+            where it is not known yet. A batch much smaller than it gains almost linearly from growing, one much larger
+            hardly at all (McCandlish et al. 2018, arXiv:1812.06162; formula: appendix A.1).
+    """
+
+    ranks: tuple[int, ...]
+    norms: tuple[float, ...]
+    spread: float
+    noise_scale: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "ranks": list(self.ranks),
+            "norms": [number_to_json(norm) for norm in self.norms],
+            "spread": number_to_json(self.spread),
+            "noise_scale": self.noise_scale,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> LocalNorms:
+        """The inverse of :meth:`to_json`."""
+        ranks, norms = tuple(int(rank) for rank in data["ranks"]), tuple(float(norm) for norm in data["norms"])
+        if len(ranks) != len(norms) or not ranks:
+            raise ValueError("local_norms does not have one norm for each rank")
+        noise_scale = data["noise_scale"]
+        return cls(ranks, norms, float(data["spread"]), None if noise_scale is None else float(noise_scale))
+
+
 class _Once(Generic[FoundT]):
     """``functools.cached_property`` without its lock, which Python 3.12 has done away with: half of the time."""
 
@@ -478,6 +519,8 @@ class StepRecord:
         birthplace: Where a non-finite loss or gradient of this step was born, as far as it could be seen.
         unavailable: What the probes could not see at this step, and why.
         ranks: What each of several processes had of it, where that was exchanged and something was not finite.
+        local_norms: What each rank had of it before DDP averaged it; None where nobody has asked
+            (``local_norms=True``), and where it cannot be had, which ``unavailable`` tells.
     """
 
     step: int
@@ -503,6 +546,7 @@ class StepRecord:
     birthplace: Birthplace | None = None
     unavailable: tuple[Unavailable, ...] = ()
     ranks: Ranks | None = None
+    local_norms: LocalNorms | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -572,6 +616,8 @@ class StepRecord:
             data["unavailable"] = [asdict(gap) for gap in self.unavailable]
         if self.ranks is not None:
             data["ranks"] = self.ranks.to_json()
+        if self.local_norms is not None:
+            data["local_norms"] = self.local_norms.to_json()
         return data
 
     @classmethod
@@ -619,6 +665,7 @@ class StepRecord:
             birthplace=None if "birthplace" not in data else Birthplace.from_json(data["birthplace"]),
             unavailable=tuple(_fitting(Unavailable(**gap)) for gap in data.get("unavailable", ())),
             ranks=None if "ranks" not in data else Ranks.from_json(data["ranks"]),
+            local_norms=None if "local_norms" not in data else LocalNorms.from_json(data["local_norms"]),
         )
 
 
@@ -785,6 +832,8 @@ class RunSummary:
         suppressed: What a suppression kept quiet, in words (``"1 incident (GW102 in encoder.*: frozen on purpose)"``).
         num_held_back: Of the skipped steps those that ``skip_if_nonfinite`` kept back.
         thinned: What was left out to keep watching cheap, in words; "" for nothing.
+        local_norms: What the ranks' own norms say of the size of the batch, or why there are none, in words; a line for
+            each optimizer, empty where nobody has asked.
     """
 
     model: ModelInfo
@@ -802,6 +851,7 @@ class RunSummary:
     suppressed: tuple[str, ...] = ()
     num_held_back: int = 0
     thinned: str = ""
+    local_norms: tuple[str, ...] = ()
 
 
 def number_to_json(value: Any) -> Any:

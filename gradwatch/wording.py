@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from gradwatch.records import Cause, Incident, LayerSummary, Remedy, RunSummary, Unavailable
 
@@ -24,6 +24,8 @@ _MARKDOWN = re.compile(r"[\\`*_{}\[\]<>#|~$&!]")
 _PARAMETER = re.compile(r"(^|\.)(weight|bias)\w*$")
 _SPELT = {"lr": "learning rate", "relu": "ReLU"}
 _LISTED_NAMES = 3
+_MUCH_NOISE = 4.0
+"""A noise scale so many times the batch leaves at least 80 % of a linear gain; its inverse, at most 20 %."""
 
 
 def plain(text: str, limit: int = TEXT_LIMIT) -> str:
@@ -89,6 +91,12 @@ def duration(seconds: float) -> str:
 def count(num: int, noun: str) -> str:
     """``1 step``, ``1,200 steps``."""
     return f"{num:,} {noun}" if num == 1 else f"{num:,} {noun}s"
+
+
+def ranks_in_words(ranks: Sequence[int]) -> str:
+    """``rank 1``, ``ranks 0, 1 and 3``."""
+    *first, last = map(str, ranks)
+    return f"ranks {', '.join(first)} and {last}" if first else f"rank {last}"
 
 
 def where(layers: tuple[str, ...], num_layers: int = 0) -> str:
@@ -200,9 +208,39 @@ def facts(summary: RunSummary) -> list[tuple[str, str]]:
     if summary.num_skipped:
         rows.append(("skipped", f"{summary.num_skipped:,} of {steps}: {_why_skipped(summary)}"))
     rows += [("suppressed", plain(text)) for text in summary.suppressed]
+    rows += [("local norms", plain(text)) for text in summary.local_norms]
     rows += [("note", plain(note)) for note in summary.notes]
     rows.append(("cost", cost(summary)))
     return [*rows, ("thinned", plain(summary.thinned, 300))] if summary.thinned else rows
+
+
+def noise_scale_in_words(noise_scale: float | None, num_ranks: int, spread: float) -> str:
+    """What a gradient noise scale means for the size of the batch, so that one knows what to do.
+
+    The number of steps that training takes is in proportion to ``1 + noise scale / batch``, both in batches of one rank
+    (McCandlish et al. 2018, arXiv:1812.06162, section 2).
+
+    Args:
+        noise_scale: In batches of one rank; None for not known yet.
+        num_ranks: The present batch, in the same unit.
+        spread: Standard deviation over mean of the local norms at the last step.
+    """
+    norms = f"the {count(num_ranks, 'rank')}' own norms differ by {percent(spread)} at the last step"
+    if math.isnan(spread):
+        norms = f"not all of the {count(num_ranks, 'rank')}' own norms are finite at the last step"
+    if noise_scale is None:
+        return (
+            f"gradient noise scale: not known yet, for it takes more steps to tell the signal from the noise; {norms}"
+        )
+    ratio = noise_scale / num_ranks
+    gain = f"with twice the batch about {percent((1 + ratio / 2) / (1 + ratio))} of the steps would do"
+    if ratio >= _MUCH_NOISE:
+        advice = f"far above the {num_ranks} in use: more ranks or larger batches pay off almost linearly ({gain})"
+    elif ratio <= 1 / _MUCH_NOISE:
+        advice = f"far below the {num_ranks} in use: more ranks or larger batches bring little ({gain})"
+    else:
+        advice = f"near the {num_ranks} in use: more ranks or larger batches pay off in part ({gain})"
+    return f"gradient noise scale ≈ {number(noise_scale)} batches of one rank, {advice}; {norms}"
 
 
 def _why_skipped(summary: RunSummary) -> str:

@@ -65,6 +65,8 @@ FLOORS: dict[int, set[str]] = {
     },
     2: {
         "_bulletin",
+        "_distributed_consent",
+        "_noise_scale",
         "_probes.activations",
         "_probes.saved",
         "_probes.operations",
@@ -113,6 +115,7 @@ FLOORS: dict[int, set[str]] = {
         "_signal",
         "_probes.through_time",
         "_distributed",
+        "_distributed_buckets",
         "_layout",
         "_sampling",
         "tensorboard_plugin.assets",
@@ -147,6 +150,7 @@ FLOORS: dict[int, set[str]] = {
     8: {
         "recording",
         "figures",
+        "_distributed_local",
         "_report.embedded",
         "_report.story",
         "tensorboard_plugin.heatmap",
@@ -193,6 +197,7 @@ NEVER: dict[str, set[str]] = {
             "_depth",
             "_horizon",
             "_memory",
+            "_noise_scale",
             "_pool",
             "_precedence",
             "_scene",

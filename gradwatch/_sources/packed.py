@@ -15,7 +15,7 @@ from gradwatch._sources.protocol import STATISTICS
 from gradwatch._sources.sessions import Session, in_vain, valid
 from gradwatch._sources.tables import Part, Table, join, module_of, within
 from gradwatch._summary_json import summary_from_json
-from gradwatch.records import Incident, Layer, ModelInfo, RunSummary, TimeProfile
+from gradwatch.records import Incident, Layer, LocalNorms, ModelInfo, RunSummary, TimeProfile
 from gradwatch.tensorboard_plugin import metadata
 
 _DAMAGED = (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
@@ -184,6 +184,15 @@ class PackedRecording:
                 for step, texts in self._store.texts(tag):
                     if step < limit or only is not None:
                         yield step, tuple(self._parsed(tag, texts, TimeProfile.from_json))
+
+    def local_norms(self, session: str, optimizer: int) -> dict[int, LocalNorms]:
+        """What a session wrote of the ranks' own norms, by step."""
+        return {
+            step: norms
+            for tag in self._tags(session, optimizer, "local_norms")
+            for step, texts in self._store.texts(tag)
+            for norms in self._parsed(tag, texts, LocalNorms.from_json)
+        }
 
     def models(self, session: str) -> list[tuple[int, ModelInfo]]:
         """From which step on a session knew what of the model."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,6 +61,7 @@ def _records(recording: PackedRecording, session: str, optimizer: int) -> Iterat
     scalars = _rows(recording, session, "scalars", optimizer)
     sampled = {statistic: _rows(recording, session, statistic, optimizer) for statistic in _SAMPLED}
     profiles = dict(recording.profiles_through_time(optimizer, session))
+    local = recording.local_norms(session, optimizer)
     unknown = np.full(len(SCALARS), math.nan, dtype=np.float32)
     for part in recording.parts(session, "grad_norm", optimizer):
         layers = tuple(known.get(name) or Layer(name, module_of(name)) for name in part.names)
@@ -71,7 +73,8 @@ def _records(recording: PackedRecording, session: str, optimizer: int) -> Iterat
                 if step in rows and rows[step][0] == part.names
             }
             counts = found.pop("num_nonfinite", None)
-            yield _record(step, optimizer, layers, norm, counts, row, found, profiles.get(step, ()))
+            record = _record(step, optimizer, layers, norm, counts, row, found, profiles.get(step, ()))
+            yield replace(record, local_norms=local[step]) if step in local else record
 
 
 def _record(  # noqa: PLR0917 - all of them are what a record is made of

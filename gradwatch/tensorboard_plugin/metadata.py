@@ -7,9 +7,9 @@ the version, the unit and the layer names, so that any segment can be read alone
 Everything else is strings of JSON (DT_STRING ``[n]``): ``gradwatch/v1/<session>/incidents/<segment>``, ``/model`` (a
 ``ModelInfo``, whenever more is known), ``/summary`` (a ``RunSummary`` without its incidents, once, at the end of the
 run), and for each optimizer ``<optimizer>/layers`` (a list of ``Layer``, whenever they change) and
-``<optimizer>/through_time`` (one ``TimeProfile`` a string, at the steps that were sampled). A reader leaves out what
-it does not know. The events of incidents are counted: TensorBoard keeps one event of a tag for each step, and two
-incidents may have the same.
+``<optimizer>/through_time`` (one ``TimeProfile`` a string, at the steps that were sampled), and where they were asked
+for ``<optimizer>/local_norms`` (a ``LocalNorms``). A reader leaves out what it does not know. The events of incidents
+are counted: TensorBoard keeps one event of a tag for each step, and two incidents may have the same.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ UNITS = {
 }
 
 
-TEXTS = ("incidents", "model", "summary", "layers", "through_time")
+TEXTS = ("incidents", "model", "summary", "layers", "through_time", "local_norms")
 """What is written as strings of JSON."""
 
 _FLOAT32 = np.finfo(np.float32)

@@ -43,6 +43,10 @@ class PlainScalars:
         if smallest > 0:
             rows.append(("log10 largest layer gradient norm", _log10(largest)))
             rows.append(("log10 smallest layer gradient norm", _log10(smallest)))
+        if (local := record.local_norms) is not None:
+            rows.append(("spread of the ranks' gradient norms", local.spread))
+            if local.noise_scale is not None:
+                rows.append(("log10 gradient noise scale (batches of one rank)", _log10(local.noise_scale)))
         rows.append(("non-finite gradient elements", 0.0 if record.finite else float(record.num_nonfinite.sum())))
         group = prefix(optimizer)
         return {f"{group}/{name}": value for name, value in rows if value != -math.inf}

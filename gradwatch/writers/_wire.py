@@ -63,6 +63,8 @@ class Wire:
             if sample is not None:
                 values.append(self._packed(optimizer, statistic, metadata.to_float32(sample), names))
         values.append(self._packed(optimizer, "scalars", scalars, metadata.SCALARS))
+        if record.local_norms is not None:
+            values.append(self._texts(optimizer, "local_norms", [dumps(record.local_norms.to_json())]))
         if record.through_time:
             profiles = [dumps(profile.to_json()) for profile in record.through_time]
             values.append(self._texts(optimizer, "through_time", profiles))

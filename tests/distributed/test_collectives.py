@@ -25,6 +25,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "clipping": {"clip": gradwatch.ClipNorm(0.3)},
     "by another norm": {"clip": gradwatch.ClipNorm(0.3, 1.5), "skip_if_nonfinite": True},
     "by value": {"clip": gradwatch.ClipValue(0.02), "every": 1},
+    "asking for local norms": {"local_norms": True},
 }
 
 

@@ -80,7 +80,8 @@ def fit(package: str, strategy: str, folder: Path) -> tuple[list[StepRecord], di
     if num_ranks > 1:  # as torchrun does
         os.environ.update({"TORCHELASTIC_RUN_ID": "test", "GROUP_RANK": "0", "LOCAL_WORLD_SIZE": str(num_ranks)})
         os.environ.update({"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"})
-    watch = gradwatch.GradWatch(clip=CLIP, writers=[gradwatch.JSONLWriter(folder / "lines")], every=1)
+    lines = gradwatch.JSONLWriter(folder / "lines")
+    watch = gradwatch.GradWatch(clip=CLIP, writers=[lines], every=1, local_norms=strategy == "ddp")
     module = type("Digits", (Body, pl.LightningModule), {})()
     trainer = pl.Trainer(
         accelerator="cpu",
@@ -139,3 +140,14 @@ def test_every_rank_says_what_one_process_says(package, strategy, tmp_path):
     run = read_jsonl(tmp_path / "together" / "lines")
     assert [record.step for record in run.records] == list(range(NUM_STEPS))
     assert run.sessions == (0,)
+    if strategy == "ddp":
+        _has_local_norms(run.records)
+
+
+def _has_local_norms(records: tuple[StepRecord, ...]) -> None:
+    """From the second step on: the wrapper is found round the LightningModule, and what it averages is its mean."""
+    assert [record.local_norms is not None for record in records] == [False] + [True] * (NUM_STEPS - 1)
+    for record in records[1:]:
+        first, second = record.local_norms.norms
+        assert record.local_norms.ranks == (0, 1)
+        assert abs(first - second) / 2 < record.total_norm < (first + second) / 2
