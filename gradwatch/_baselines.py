@@ -252,10 +252,12 @@ class Course:
 
     Attributes:
         chance: What guessing would give, where the model's graph tells.
+        is_squared: Whether the loss is a squared error, as far as that tells.
     """
 
     def __init__(self) -> None:
         self.chance = math.inf
+        self.is_squared = False
         self._followed: dict[int, tuple[StepRecord, Learning, Progress]] = {}
 
     def follow(self, record: StepRecord, learning: Learning, progress: Progress) -> tuple[Learning, Progress]:

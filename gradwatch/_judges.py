@@ -16,6 +16,9 @@ from gradwatch.errors import warn
 from gradwatch.records import Incident, ModelInfo, StepRecord, number_to_json
 from gradwatch.suppression import Sieve, Suppression
 
+_SQUARED = ("Pow", "Mean")
+"""The end of a squared error that was written by hand, in autograd's words."""
+
 _PRECEDENCE, _SUPPRESSED, _SCENE = "_precedence", "_suppressed", "_scene"  # no detector's kind: those are plain words
 
 
@@ -47,8 +50,10 @@ class Judges:
             record = dataclasses.replace(record, skipped=False)
         incidents: list[Incident] = []
         self._scene.observe(record)
-        if model.operations is not None and model.operations.chance is not None:
-            self._course.chance = model.operations.chance
+        if model.operations is not None:
+            self._course.is_squared = "MseLoss" in model.operations.in_loss or model.operations.in_loss[-2:] == _SQUARED
+            if model.operations.chance is not None:
+                self._course.chance = model.operations.chance
         for detector in list(self._detectors):
             try:
                 found = detector.observe(record)

@@ -72,6 +72,7 @@ RULES: Mapping[str, tuple[Rule, ...]] = {
         recurrence.long_recurrence,
         depth.no_normalisation,
         depth.no_shortcuts,
+        rate.bold_start,
     ),
     "nonfinite": (*nonfinite.RULES, inputs.overflowing_inputs, rate.diverged),
     "dead_relu": (
@@ -92,6 +93,7 @@ RULES: Mapping[str, tuple[Rule, ...]] = {
     ),
     "lr_too_high": (rate.lr_jumped, inputs.unscaled_inputs, wiring.gradients_pile_up, rate.lr_too_high),
     "stalled": (
+        inputs.unscaled_targets,
         rate.clipped_away,
         rate.eps_too_large,
         rate.rounded_away,

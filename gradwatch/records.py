@@ -48,6 +48,7 @@ CAUSE_CODES: Mapping[str, str] = {
     "growing_weights": "GW214",
     "unscaled_inputs": "GW221",
     "one_bad_batch": "GW222",
+    "unscaled_targets": "GW223",
     "half_precision_overflow": "GW231",
     "half_precision_underflow": "GW232",
     "rounded_away": "GW233",

@@ -516,6 +516,18 @@ _ALL = (
     ),
     _number(
         stalled,
+        "WITHERING",
+        "share of the first size of all weights",
+        "... below this one, if the loss has been better and stands still.",
+    ),
+    _number(
+        stalled,
+        "FAR_OFF",
+        "squared error of the first steps",
+        "A model that was so far off and has hardly come closer was given targets that are not scaled.",
+    ),
+    _number(
+        stalled,
         "STEADY",
         "usual fluctuation of the loss / first loss",
         "... where the loss fluctuates by no more than this: a noisy one may hide that something was learnt.",

@@ -11,7 +11,8 @@ import pytest
 import torch
 from faults import reads_well, train
 from models import mlp
-from sklearn.datasets import load_breast_cancer
+from sklearn.datasets import load_breast_cancer, load_diabetes
+from torch import nn
 from torch.nn import functional
 
 import gradwatch
@@ -433,6 +434,29 @@ def test_wild_first_updates_have_five_steps():
     assert told(harmed(4)) == []
     assert [(i.step, i.evidence["rule"]) for i in told(harmed(6))] == [(5, "replaced")]
     assert [(i.step, i.evidence["rule"]) for i in told(harmed(3, at=20))] == [(22, "replaced")]
+
+
+@pytest.mark.parametrize(("scaled", "expected"), [(False, [("stalled", 100, "unscaled_targets")]), (True, [])])
+def test_targets_that_nobody_has_scaled(scaled, expected):
+    """Disease progression in its own unit, about 150, under Adam: the way there is a hundred times too long."""
+    inputs, targets = (torch.tensor(part, dtype=torch.float32) for part in load_diabetes(return_X_y=True))
+    inputs = inputs / inputs.std(0)
+    targets = (targets - targets.mean()) / targets.std() if scaled else targets
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(10, 64), nn.ReLU(), nn.Linear(64, 1))
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+    with gradwatch.watch(model, optimizer, writers=[]) as watch:
+        for _ in range(150):
+            batch = torch.randint(0, len(inputs), (32,))
+            loss = nn.functional.mse_loss(model(inputs[batch]), targets[batch, None])
+            watch.loss(loss)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    assert [(i.kind, i.step, i.causes[0].name) for i in watch.incidents] == expected
+    for incident in watch.incidents:
+        assert "hardly comes closer: its squared error was" in incident.message
+        reads_well(incident)
 
 
 @pytest.mark.parametrize(("lr", "expected"), [(0.1, []), (0.3, []), (0.5, ["lr_too_high"])])

@@ -369,7 +369,7 @@ def died_away():
 def through_time(decades, loss=None):
     """The signal shrinks (or grows) through time in a recurrent layer."""
     profile = TimeProfile("rnn", "RNN", tuple((10 ** (-decades * np.arange(39, -1, -1) / 39)).tolist()))
-    return [make(t, loss=loss, through_time=(profile,) if t % 10 == 0 else ()) for t in range(100)]
+    return [make(t, ratio=5e-3, loss=loss, through_time=(profile,) if t % 10 == 0 else ()) for t in range(100)]
 
 
 def through_time_once_more():
@@ -429,6 +429,18 @@ def idle(weight=FRESH):
 def withering():
     """Weights that are decayed away, and a loss that stays."""
     return [make(t, ratio=0.02, weight=FRESH * 0.98**t, loss=1 + 1e-3 * (-1) ** t) for t in range(150)]
+
+
+def decayed_later():
+    """Weights that are decayed to less than half, and a loss that was better and stands still."""
+    return [
+        make(t, ratio=0.02, weight=FRESH * max(0.6, 1.5 * 0.993**t), loss=max(0.7, 1 - 0.05 * t)) for t in range(200)
+    ]
+
+
+def far_off():
+    """A squared error of thousands that hardly falls, by ordinary steps."""
+    return [make(t, ratio=5e-3, weight=FRESH, loss=5e3 - 5 * t) for t in range(120)]
 
 
 def at_zero():
@@ -551,6 +563,8 @@ EFFECTS = {
     "stalled.IDLE": (2.0, idle()),
     "stalled.IDLE_STEPS": (NEVER, idle()),
     "stalled.WITHERED": (1e-3, withering()),
+    "stalled.WITHERING": (1e-3, decayed_later()),
+    "stalled.FAR_OFF": (1e9, far_off()),
     "stalled.AT_ZERO_STEPS": (NEVER, at_zero()),
     "stalled.ROUNDED": (1e-6, rounded()),
     "stalled.PACED": (1e-12, warming()),
@@ -580,7 +594,10 @@ def judged(records, model=None):
     return json.dumps([i.to_json() for record in records for i in judges.observe(record, model)])
 
 
-MODELS = {"stalled.GUESSING": ModelInfo("M", operations=Operations(chance=1.0))}
+MODELS = {
+    "stalled.GUESSING": ModelInfo("M", operations=Operations(chance=1.0)),
+    "stalled.FAR_OFF": ModelInfo("M", operations=Operations(in_loss=("MseLoss",))),
+}
 """Where the run alone does not tell enough."""
 
 

@@ -247,6 +247,28 @@ CAUSES: tuple[Page, ...] = (
         see=("GW110", "GW243", "GW282"),
         paper=papers.PASCANU_2013,
     ),
+    Page(
+        code="GW223",
+        name="unscaled_targets",
+        title="The targets were not scaled",
+        what="The model is to give numbers far from the size that a fresh model gives: prices, years or counts in the "
+        "hundreds and thousands.",
+        where="At the output: the loss is a squared error, and it was a thousand or more at first.",
+        why="A fresh model's outputs are about 1. An optimizer like Adam moves each weight by about the learning rate "
+        "in a step, whatever the error is, so that it takes thousands of steps just to reach the size of the targets.",
+        what_to_do=(
+            (
+                "Subtract the targets' mean and divide by their standard deviation, both from the training data; scale "
+                "predictions back."
+            ),
+            "Take the logarithm of prices and counts.",
+            "Start the last layer's bias at the targets' mean.",
+        ),
+        not_a_fault="A loss that is summed over a batch, and not averaged, is large without any such cause; but it "
+        "falls.",
+        see=("GW107", "GW221", "GW222"),
+        paper=papers.LECUN_1998,
+    ),
     # -------------------------------------------------------------------------------------------------------- precision
     Page(
         code="GW231",

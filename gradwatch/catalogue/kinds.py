@@ -164,6 +164,7 @@ KINDS: tuple[Page, ...] = (
             "Look at the schedule: it may have come to zero long before the end.",
             "Raise or remove max_norm where gradients are clipped at every step.",
             "Leave eps of Adam at 1e-8, and keep weights in float32.",
+            "Standardise targets that are far from 1: prices, years, counts.",
             (
                 "If the weights move, look at the data: print a few samples with their labels, and check that a "
                 "shuffle keeps the two together."
@@ -172,7 +173,7 @@ KINDS: tuple[Page, ...] = (
         ),
         not_a_fault="Small updates of weights that are trained already are left alone, and so is a loss that "
         "fluctuates too much to show whether it falls. A training that has reached its end stands still, too.",
-        see=("GW212", "GW233", "GW251", "GW281", "GW283", "GW285"),
+        see=("GW212", "GW223", "GW233", "GW251", "GW281", "GW283", "GW285"),
     ),
     Page(
         code="GW108",

@@ -11,6 +11,7 @@ from gradwatch.causes._remedies import access, clip
 from gradwatch.records import Cause, Incident, ModelInfo, Remedy, StepRecord
 
 _VERY_LARGE = 30.0
+_FAR_OFF = 1e3  # squared error: off by thirty
 _UNEVEN = 100.0  # largest over median standard deviation of the features
 _HEAT = frozenset(
     {"replaced", "diverged", "restless", "burst", "growth", "jump", "from_the_start", "large", "dead", "sick"}
@@ -43,6 +44,27 @@ _STANDARDISE = Remedy(
     reason="weights are initialised, and learning rates chosen, for inputs of about that size",
     snippet="x = (x - x_train.mean(0)) / (x_train.std(0) + 1e-8)   # for pixels: x / 255",
 )
+
+
+def unscaled_targets(incident: Incident, _record: StepRecord, _model: ModelInfo) -> Cause | None:
+    """Targets so large that the way there is too long for steps of an ordinary size (LeCun et al., 1998)."""
+    first = incident.evidence.get("squared_error", math.nan)
+    if not first >= _FAR_OFF:
+        return None
+    return Cause(
+        name="unscaled_targets",
+        confidence=0.75,
+        evidence=f"the squared error was {number(first)} at first, so that the outputs are off by about "
+        f"{number(math.sqrt(first))}, where the outputs of a fresh model are about 1",
+        remedies=(
+            Remedy(
+                action="standardise the targets: subtract their mean and divide by their standard deviation",
+                reason="weights are initialised, and learning rates chosen, for outputs of about 1",
+                snippet="y = (y - y_train.mean()) / y_train.std()   # and back: prediction * y_train.std() + "
+                "y_train.mean()",
+            ),
+        ),
+    )
 
 
 def unscaled_inputs(incident: Incident, _record: StepRecord, _model: ModelInfo) -> Cause | None:

@@ -19,6 +19,7 @@ _DIVERGED = 10.0  # times the first loss
 _FIRST_STEPS = 20  # of a run
 _GROWTH = ("growth", "jump", "burst")
 _BOLD = 0.01  # update over weight; a hundredth is still a bold step
+_VERY_BOLD = 0.1  # ten such steps forget what was there before
 _CLIPPED_AWAY = 0.01  # norm after clipping over norm before: what is left is a hundredth
 _LARGE_EPS = 10.0  # an optimizer that divides by more than that is not dividing by a gradient
 _HALF_STEP = {"bfloat16": 2.0**-9, "float16": 2.0**-12}  # a change of less than this share of a weight rounds to none
@@ -123,6 +124,8 @@ def eps_too_large(incident: Incident, _record: StepRecord, _model: ModelInfo) ->
     divisor = incident.evidence.get("divisor")
     if divisor is None or not divisor > _LARGE_EPS:
         return None
+    if "squared_error" in incident.evidence:  # gradients so large, and all of one size: Adam divides by them
+        return None
     return Cause(
         name="eps_too_large",
         confidence=0.8,
@@ -166,8 +169,8 @@ def lr_too_low(incident: Incident, record: StepRecord, model: ModelInfo) -> Caus
     if record.lr == 0 or (incident.evidence.get("rule") == "idle" and not ratio < _TIMID):
         return None
     higher = Remedy("a higher learning rate", "an update of about a thousandth of the weights is usual")
-    if ratio > 0 and math.isfinite(record.lr):
-        factor = 10.0 ** math.floor(math.log10(0.001 / ratio))
+    if 0 < ratio < math.inf and math.isfinite(record.lr):
+        factor = 10.0 ** max(1, math.floor(math.log10(0.001 / ratio)))
         higher = Remedy(
             action=f"a learning rate higher by a factor of about {factor:,.0f}: {record.lr * factor:.2g} in place of "
             f"{record.lr:.3g}",
@@ -234,6 +237,27 @@ def diverged_at_once(incident: Incident, record: StepRecord, _model: ModelInfo) 
     if not growth >= _DIVERGED or record.step > _FIRST_STEPS or incident.evidence.get("rule") not in _GROWTH:
         return None
     return _too_bold(incident, record, "is", growth, confidence=0.5)
+
+
+def bold_start(incident: Incident, record: StepRecord, _model: ModelInfo) -> Cause | None:
+    """A signal that was there when training began, and was lost after steps that changed all weights at once."""
+    update = incident.evidence.get("boldest_update", 0.0)
+    if not update >= _VERY_BOLD or incident.evidence.get("num_steps", 0) < _FIRST_STEPS:
+        return None
+    rate = f", at a learning rate of {record.lr:.3g}" if math.isfinite(record.lr) else ""
+    return Cause(
+        name="lr_too_high",
+        confidence=0.35,
+        evidence=f"the signal was there when training began; since then one update was {number(update)} of the size of "
+        f"the weights (usual is about a thousandth of them){rate}",
+        remedies=(
+            Remedy(
+                action="a lower learning rate, by a factor of 10 to begin with",
+                reason="a few steps so large throw away what the initial weights were made for",
+                snippet='for group in optimizer.param_groups: group["lr"] /= 10',
+            ),
+        ),
+    )
 
 
 def diverged(incident: Incident, record: StepRecord, _model: ModelInfo) -> Cause | None:

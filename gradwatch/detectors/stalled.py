@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -33,6 +33,12 @@ CREPT = 0.1
 
 TOGETHER = 0.25
 """What all matrices together have come by then: many layers that change a little each make a large difference."""
+
+FAR_OFF = 1e3
+"""First squared error of outputs that are off by thirty or more, while a net gives about 1: the way there is long."""
+
+WITHERING = 0.5
+"""The same as :data:`WITHERED` where the loss has been better and stands still: a decay that is in the way of it."""
 
 CRAWLING_STEPS = 90
 """Steps in which they should have."""
@@ -187,12 +193,13 @@ class StalledDetector(Remembering[_StalledState]):
         state.recurrent = state.recurrent or bool(record.through_time)
         at_rest = state.update < (CREEPING if state.fresh else MOTIONLESS) and state.path < MOVED
         learning, way = state.learning, state.way
-        creeps = state.path < CREPT and way < TOGETHER
+        far_off = self._course.is_squared and learning.first >= FAR_OFF
+        creeps = state.path < CREPT and (way < TOGETHER or (way < math.inf and learning.nothing(CRAWLING_STEPS)))
         crawls = state.fresh and (
             (way < RESTED and learning.nothing(STALLED_STEPS))
             or (way < CRAWLED and learning.hardly(CRAWLING_STEPS))
             or (way < CREPT and learning.nothing(CRAWLING_STEPS))
-            or (creeps and learning.hardly(CRAWLING_STEPS) and not state.course.falls)
+            or ((creeps or far_off) and learning.hardly(CRAWLING_STEPS) and not state.course.falls)
         )
         rises = _rises(record, state)
         crawls = crawls or (
@@ -210,15 +217,18 @@ class StalledDetector(Remembering[_StalledState]):
         untrained = state.fresh or state.trend.smooth >= GUESSING * state.learning.chance
         # Of a recurrent layer the look through time has the first word, and it is taken every hundredth step.
         withered = state.size < WITHERED * state.first_size
-        patience = CRAWLING_STEPS if withered else IDLE_STEPS + (LOOK_THROUGH_TIME if state.recurrent else 0)
+        withering = state.size < WITHERING * state.first_size
+        patience = CRAWLING_STEPS if withering else IDLE_STEPS + (LOOK_THROUGH_TIME if state.recurrent else 0)
         due = state.trend.count >= patience
         stuck = state.course.since >= STALLED_STEPS and state.learning.poor(STALLED_STEPS)
-        idle = due and not rises and ((untrained and state.trend.is_flat()) or (withered and stuck))
+        flat = untrained and state.trend.is_flat() and (withered or state.trend.count >= IDLE_STEPS)
+        idle = due and not rises and (flat or (withering and stuck))
         alarm = ratios is not None and (ripe or state.crawled >= WARM_STEPS or idle)
         still = still or crawls or idle
         if state.episode.begins(symptom=still, alarm=alarm) and ratios is not None:
             moves = not ripe and state.crawled < WARM_STEPS
-            return [_stalled(record, state, ratios, self._weights.divisor(record), moves=moves)]
+            told = _stalled(record, state, ratios, self._weights.divisor(record), moves=moves)
+            return [_far_off(told, state) if far_off else told]
         return []
 
     def _measure(self, record: StepRecord, ratios: Float64Array, state: _StalledState) -> None:
@@ -232,6 +242,17 @@ class StalledDetector(Remembering[_StalledState]):
                 state.seen, state.fresh, state.first_size = True, self._weights.is_fresh(record), state.size
         state.update = float(moving.max()) if len(moving) else math.inf
         state.together = float(moving.sum()) if len(moving) else math.inf
+
+
+def _far_off(incident: Incident, state: _StalledState) -> Incident:
+    """Told as what it is: the weights may move as usual, and the way be too long all the same."""
+    first, smooth = state.learning.first, state.learning.smooth
+    return replace(
+        incident,
+        message=f"The model is far off and hardly comes closer: its squared error was {number(first)} at first, and is "
+        f"{number(smooth)} after {state.learning.count} steps.",
+        evidence={**incident.evidence, "squared_error": first},
+    )
 
 
 def _learns_nothing(state: _StalledState) -> str:

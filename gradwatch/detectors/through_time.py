@@ -45,6 +45,9 @@ _POOR = 0.5
 _CREEPING = 3e-5
 """Update over weight of the matrix that moves most, below which a loss stands still because nothing moves."""
 
+_CREPT = 0.1
+"""Sum of those of all steps, below which it does because next to nothing has moved yet."""
+
 _LEARNT = 0.9
 """Share of its first loss that a run has lost when its task is done, long memory or not."""
 
@@ -64,6 +67,8 @@ class _TimeState:
         grows: The same for growing.
         first: The first loss; NaN before.
         spiked: Steps since the total norm last jumped.
+        pace: Largest update over weight of a matrix, as last sampled; inf before.
+        path: Sum of the largest update over weight of a matrix, over all steps.
         rests: Whether the weights hardly moved when that was last measured: then that is why the loss stands still.
         look: What the last look showed, where it faded.
         looked: Steps since then.
@@ -77,6 +82,8 @@ class _TimeState:
     total: Level = field(default_factory=Level)
     first: float = math.nan
     spiked: int = 1 << 30
+    path: float = 0.0
+    pace: float = math.inf
     rests: bool = False
     look: list[dict[str, Any]] = field(default_factory=list)
     looked: int = 0
@@ -141,8 +148,10 @@ class ThroughTimeDetector(Remembering[_TimeState]):
         state.progress.update(record.loss)
         if math.isnan(state.first) and not math.isinf(state.progress.smooth):
             state.first = state.progress.smooth
-        if record.update_ratio is not None:
-            state.rests = 0 <= self._weights.largest_update(record) < _CREEPING
+        if record.update_ratio is not None and not math.isnan(largest := self._weights.largest_update(record)):
+            state.pace = largest
+        state.path += state.pace
+        state.rests = state.pace < _CREEPING or state.path < _CREPT
         state.spiked += 1
         if record.total_norm > 0:
             level = math.log10(record.total_norm)

@@ -60,6 +60,8 @@ class _VanishingState:
         awake: Steps in a row in which every module had a gradient.
         complete: Whether that has been so for long: a module that is silent now is then not an unused branch.
         pace: Update over weight of the slowest matrix, as last sampled.
+        boldest: Largest median update over weight that was sampled.
+        update: Median update over weight, as last sampled.
     """
 
     episode: Episode = field(default_factory=Episode)
@@ -77,6 +79,8 @@ class _VanishingState:
     awake: int = 0
     complete: bool = False
     pace: float = 0.0
+    update: float = 0.0
+    boldest: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,6 +110,8 @@ class VanishingDetector(Remembering[_VanishingState]):
         state.learning, state.progress = self._course.follow(record, state.learning, state.progress)
         if not math.isnan(least := self._weights.smallest_update(record)):
             state.pace = least
+        state.update = self._weights.typical_update(record, state.update)
+        state.boldest = max(state.boldest, state.update)
         profile = self._depth.of(record)
         state.lost = state.signal.lost(record.total_norm)
         if state.nothing >= 0:
@@ -122,7 +128,7 @@ class VanishingDetector(Remembering[_VanishingState]):
             if ripe:
                 profile, symptoms = signal, fading
         if state.episode.begins(symptom=bool(symptoms), alarm=bool(ripe)):
-            return [_vanishing(record, profile, symptoms[ripe[0]], state.weights)]
+            return [_vanishing(record, profile, symptoms[ripe[0]], state)]
         return []
 
 
@@ -220,7 +226,7 @@ def _lowest_first(profile: Profile, chosen: NDArray[np.bool_]) -> tuple[str, ...
     return tuple(profile.modules[int(index)] for index in order if chosen[index])
 
 
-def _vanishing(record: StepRecord, profile: Profile, symptom: _Symptom, weights: WeightScale) -> Incident:
+def _vanishing(record: StepRecord, profile: Profile, symptom: _Symptom, state: _VanishingState) -> Incident:
     per_layer = power(-symptom.decades / max(1, len(profile.modules) - 1))
     indices = {module: index for index, module in enumerate(profile.modules)}
     worst, reference = symptom.modules[0], symptom.reference
@@ -244,14 +250,17 @@ def _vanishing(record: StepRecord, profile: Profile, symptom: _Symptom, weights:
             "first": worst,
             "last": reference,
             "num_modules": len(symptom.modules),
-            **weights.evidence(),
+            "boldest_update": state.boldest,
+            "num_steps": state.steps,
+            **state.weights.evidence(),
         },
     )
 
 
 def _vanishing_message(symptom: _Symptom, worst: str, per_layer: float, ratio: float) -> str:
     span = worst if len(symptom.modules) == 1 else f"{worst} and {len(symptom.modules) - 1} more"
-    steps, share = _PATIENCE[symptom.rule], f"{fraction(ratio)} of what {symptom.reference} does"
+    reference = symptom.reference or "the model's output"
+    steps, share = _PATIENCE[symptom.rule], f"{fraction(ratio)} of what {reference} does"
     stalled = f", and the loss has stood still for {STALLED_STEPS} steps" if symptom.rule == "slow" else ""
     messages = {
         "gone": "The learning signal has died away: "
@@ -264,7 +273,7 @@ def _vanishing_message(symptom: _Symptom, worst: str, per_layer: float, ratio: f
         "nothing": "There is no learning signal at all: every gradient has been exactly zero for "
         f"{NOTHING_STEPS} steps.",
         "zero": f"No learning signal reaches {span}: the gradient has been exactly zero for {steps} steps, while "
-        f"{symptom.reference} behind receives one.",
+        f"{reference} behind receives one.",
         "silent": f"No learning signal reaches {span} any more: the gradient has been exactly zero for {SILENT_STEPS} "
         "steps, while other layers before and behind receive one.",
         "gap": f"The learning signal breaks off on its way back: {span} receives {share}, for {steps} steps now.",

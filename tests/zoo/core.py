@@ -37,6 +37,7 @@ CAUSES = frozenset(
         "lr_jumped",
         "growing_weights",
         "unscaled_inputs",
+        "unscaled_targets",
         "one_bad_batch",
         "half_precision_overflow",
         "half_precision_underflow",
