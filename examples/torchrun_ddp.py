@@ -24,9 +24,8 @@ def main() -> None:
     model = DistributedDataParallel(nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10)))
     optimizer = torch.optim.Adam(model.parameters())
 
-    # The gradients at the step are the mean over all processes already: watching them sends nothing. What each process
-    # had before, and whether more processes or larger batches would pay off, takes one small all-reduce a step.
-    with gradwatch.watch(model, clip=gradwatch.ClipNorm(1.0), local_norms=True) as watch:
+    # The gradients at the step are the mean over all processes already: watching them sends nothing.
+    with gradwatch.watch(model, clip=gradwatch.ClipNorm(1.0)) as watch:
         for epoch in range(6):
             sampler.set_epoch(epoch)
             for x, y in loader:

@@ -23,7 +23,7 @@ TELLING = {
         "2 processes; inc",
     ],
     "plain_torch": ["ClipNorm(max_norm=1): ", "of the digits are read right; incidents: 0"],
-    "torchrun_ddp": ["gradient noise scale ≈", "2 processes, 90 steps; incidents: 0"],
+    "torchrun_ddp": ["2 processes, 90 steps; incidents: 0"],
     "torchrun_fsdp2": ["(6 parameter tensors, 26,122 elements)", "the same on all: True; incidents: 0"],
     "torchrun_fsdp2_tensor_parallel": ["found [('nonfinite', 60)], skipped [60]; the same on all: True"],
 }
