@@ -7,7 +7,7 @@
     python tests/zoo/score.py --unchanged                # also: training is bit-equal with and without the watch
     python tests/zoo/score.py --causes                   # also: is the first cause that is named a right one?
     python tests/zoo/score.py --sweeps                   # severity sweeps instead: harmful caught, harmless left alone
-    python tests/zoo/score.py --sweeps fifth             # the same of a fresh set: third to seventh
+    python tests/zoo/score.py --sweeps fifth             # the same of a fresh set: third to eighth
     python tests/zoo/score.py --blind                    # the five blind sets instead; --blind fifth for one
 
 Incidents are de-duplicated per kind with a 50-step cool-down before they are counted.
@@ -176,7 +176,7 @@ def main() -> None:
     parser = options(__doc__)
     parser.add_argument("--unchanged", action="store_true", help="compare with an unwatched run, bit by bit")
     parser.add_argument("--causes", action="store_true", help="judge the first cause that is named, too")
-    sweeps = ("own", "third", "fourth", "fifth", "sixth", "seventh")
+    sweeps = ("own", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
     parser.add_argument("--sweeps", nargs="?", const="own", choices=sweeps, help="severity sweeps instead, of this set")
     parser.add_argument("--blind", nargs="*", choices=_SETS, help="the blind scenarios instead: these sets, or all")
     args = parser.parse_args()

@@ -197,7 +197,7 @@ def test_harm_is_measured_against_the_best_level():
     assert verdicts == {1.0: "harmless", 2.0: "unjudged", 3.0: "harmful", 4.0: "harmful"}
 
 
-@pytest.mark.parametrize("name", ["own", "third", "fourth", "fifth", "sixth", "seventh"])
+@pytest.mark.parametrize("name", ["own", "third", "fourth", "fifth", "sixth", "seventh", "eighth"])
 def test_sweeps_go_from_mild_to_severe(name):
     """At least ten sweeps, each of six to eight levels that grow or fall throughout; what they accept are labels."""
     found = sweeps_of(name)
