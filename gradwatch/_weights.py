@@ -180,6 +180,8 @@ class _Matrices:
         self.count = sum(len(layer.shape) > 1 for layer in layers)
         self._numel = np.array([layer.numel for layer in layers], dtype=np.float64)
         self._indices = np.nonzero(self.matrix)[0]
+        self._named = np.array(["weight" in layer.name.rpartition(".")[2] for layer in layers], dtype=bool)
+        """Weights of layers, as torch names them: a class token, or a table of places, is made as its author likes."""
         self._sound_norm = self.common_norm[self._indices] * math.sqrt(2)
         self._tiny_norm = 0.01 * self.common_norm
         self._default_norm = np.where(self.matrix, self.common_norm / math.sqrt(3), 1.0)
@@ -234,7 +236,9 @@ class _Matrices:
         torch's own default, Kaiming, Xavier, and a standard deviation of 0.02; each within what chance allows for so
         many random numbers. Training moves every matrix away from it, each one differently.
         """
-        chosen = np.nonzero(self.matrix & np.isfinite(weight_norm))[0]
+        known = self.matrix & np.isfinite(weight_norm)
+        chosen = np.nonzero(known & self._named)[0]
+        chosen = chosen if len(chosen) else np.nonzero(known)[0]
         if len(chosen) == 0:
             return False
         variance = weight_norm[chosen] ** 2 / self._numel[chosen]
@@ -269,5 +273,7 @@ def _common_variances(layer: Layer) -> tuple[float, ...]:
     default = 1 / (3 * fan_in) if gates is None else gates / (3 * rows)
     if layer.module_type.startswith("Embedding"):
         default = 1.0
+    if layer.module_type == "MultiheadAttention" and not layer.name.endswith("out_proj.weight"):
+        default = 2 / (fan_in + fan_out)
     orthogonal = 1 / max(rows, fan_in)
     return default, 2 / fan_in, 2 / fan_out, 2 / (fan_in + fan_out), 0.02**2, 1 / fan_in, orthogonal

@@ -749,3 +749,67 @@ def test_the_first_big_step_of_a_shallow_model_is_no_explosion():
             optimizer.step()
     assert loss < 0.2
     assert watch.incidents == []
+
+
+# ----------------------------------------------------------------------------------------- what fresh sweeps taught
+
+
+class Reader(nn.Module):
+    """torch's own transformer layer over the lines of a digit, with a table of places and a token of its own kind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.head = nn.Linear(8, 24), nn.Linear(24, 10)
+        self.place, self.token = nn.Parameter(0.1 * torch.randn(9, 24)), nn.Parameter(torch.zeros(1, 1, 24))
+        self.layer = nn.TransformerEncoderLayer(24, 3, 48, 0.0, batch_first=True)
+
+    def forward(self, x):
+        lines = self.enter(x.reshape(-1, 8, 8))
+        tokens = torch.cat([self.token.expand(len(lines), 1, 24), lines], 1) + self.place
+        return self.head(self.layer(tokens)[:, 0])
+
+
+@pytest.mark.parametrize(("lr", "expected"), [(1e-7, ["stalled"]), (1e-3, [])])
+def test_a_transformer_of_torch_is_untrained_at_first(lr, expected):
+    """Its attention is made by another law than its other layers, and its tables by none: it is fresh all the same."""
+    torch.manual_seed(0)
+    model = Reader()
+    incidents = train(model, 120, optimizer=torch.optim.AdamW(model.parameters(), lr)).incidents
+    assert kinds(incidents) == expected
+    assert all(incident.causes[0].name == "lr_too_low" for incident in incidents)
+
+
+def recovering(steps, back=2.0):
+    """A spike at step 60 that the loss has come back from after so many steps."""
+    loss = dict.fromkeys(range(61, 61 + steps), 5.0)
+    return [make(t, norm=50.0 if t == 60 else 1.0, loss=80.0 if t == 60 else loss.get(t, back)) for t in range(120)]
+
+
+def test_a_batch_that_the_run_recovers_from_is_forgiven():
+    """A dozen worse steps are forgotten; a run that has not come back after sixteen was thrown back."""
+    assert told(recovering(12)) == []
+    (incident,) = told(recovering(40))
+    assert (incident.kind, incident.step, incident.evidence["rule"]) == ("data_outlier", 76, "aftermath")
+
+
+def test_a_bad_batch_among_the_first_ten():
+    """Three decades in loss and norm at once are beyond doubt after five steps, and not after three."""
+
+    def early(at):
+        return [make(t, norm=1e4 if t == at else 1.0, loss=1e6 if t == at else 2.0) for t in range(40)]
+
+    assert [(i.kind, i.step) for i in told(early(6))] == [("data_outlier", 6)]
+    assert "data_outlier" not in [i.kind for i in told(early(3))]
+
+
+def test_a_signal_that_is_lost_after_bold_steps_is_their_doing():
+    """It was there when training began; then a tenth of all weights was changed at once."""
+
+    def lost(ratio):
+        fade = 10.0 ** -np.arange(5, -1, -1.0)
+        pace, fades = (ratio, 2e-3), (1.0, fade)
+        return [make(t, fades[t > 40], pace[t > 9], weight=2.4 * FRESH, loss=2.3) for t in range(80)]
+
+    for ratio, cause in ((0.5, "lr_too_high"), (2e-3, "unknown")):
+        incident = next(i for i in told(lost(ratio)) if i.kind == "vanishing")
+        assert incident.causes[0].name == cause

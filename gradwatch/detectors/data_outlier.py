@@ -27,7 +27,7 @@ KNOWN_STEPS = 5
 SPIKE = 1.5
 """Decades above the usual norm that are evidence of a bad batch once the loss has not recovered from them."""
 
-AFTERMATH = 8
+AFTERMATH = 16
 """Steps in which it should have: after a spike that is part of the data the very next loss is an ordinary one."""
 
 ECHO = 2.0

@@ -171,6 +171,8 @@ def _fading(profile: Profile, state: _VanishingState) -> list[_Symptom]:
     """
     moving, learning = state.pace >= MOVING, state.learning
     stands = state.progress.since >= STALLED_STEPS and (learning.poor(STALLED_STEPS) or learning.count == 0)
+    if learning.is_good() and learning.count and not stands:
+        return []  # most of the loss is gone: what the first layers had to learn they have learnt
     slow = stands or (learning.nothing(STALLED_STEPS) if moving else learning.hardly(STALLED_STEPS))
     threshold = FADE_WEAK if slow else FADE_MOVING if moving and learning.count else FADE
     if profile.is_level(threshold) or profile.fade < threshold or (decades := profile.trend()) < threshold:
