@@ -1,6 +1,6 @@
 """The fifth blind corpus: faulty part, two of each kind, and all of it. Ordinary faults of ordinary nets.
 
-    python tests/zoo/verify_fifth.py --seeds 0 1      # are the labels true? without any watch
+    python tests/zoo/verify_blind.py --blind fifth --seeds 0 1      # are the labels true? without any watch
 
 Written without a look at any detector. Each fault comes with its repaired twin; harm is measured by ``verify``.
 """

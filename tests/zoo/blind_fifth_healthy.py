@@ -1,6 +1,6 @@
 """The fifth blind corpus, healthy part: ordinary recipes that look odd here and there, and learn.
 
-Written without a look at any detector; that each of them learns is measured by ``verify_fifth``.
+Written without a look at any detector; that each of them learns is measured by ``verify_blind``.
 """
 
 from __future__ import annotations

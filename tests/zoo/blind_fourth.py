@@ -1,6 +1,6 @@
 """The fourth blind corpus: faulty part, and all of it.
 
-    python tests/zoo/verify_fourth.py --seeds 0 1 2      # are the labels true? without any watch
+    python tests/zoo/verify_blind.py --blind fourth --seeds 0 1 2      # are the labels true? without any watch
 
 Written without a look at any detector. Each fault comes with its repaired twin; harm is measured by ``verify``.
 """

@@ -1,6 +1,6 @@
 """The fourth blind corpus, healthy part: runs that look odd and learn well.
 
-Written without a look at any detector; that each of them learns is measured by ``verify_fourth``.
+Written without a look at any detector; that each of them learns is measured by ``verify_blind``.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
-"""Verify the labels of the fifth blind corpus on unwatched runs, in the way of ``verify``, and tell the figures.
+"""Verify the labels of a blind corpus on unwatched runs, in the way of ``verify``, and tell the figures.
 
-python tests/zoo/verify_fifth.py --seeds 0 1 -v
+python tests/zoo/verify_blind.py --blind fifth --seeds 0 1 -v      # or fourth
 """
 
 from __future__ import annotations
 
+import importlib
 import sys
 from pathlib import Path
 
@@ -12,7 +13,6 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from zoo import verify
-from zoo.blind_fifth import SCENARIOS
 from zoo.core import Scenario
 
 
@@ -35,10 +35,13 @@ def main() -> None:
     """Verify the scenarios that the command line names."""
     from zoo.score import options
 
-    args = options(__doc__).parse_args()
+    parser = options(__doc__)
+    parser.add_argument("--blind", choices=("fourth", "fifth"), required=True)
+    args = parser.parse_args()
+    scenarios = importlib.import_module(f"zoo.blind_{args.blind}").SCENARIOS
     torch.set_num_threads(1)
     wrong = total = 0
-    for scenario in SCENARIOS:
+    for scenario in scenarios:
         if args.only and not any(word in scenario.name for word in args.only):
             continue
         for seed in args.seeds:
