@@ -245,6 +245,7 @@ def main() -> None:
     blocks = 3 if quick else 9
     lines: list[tuple[str, Callable[[], None], bool]] = [
         ("mlp", lambda: against_clipping("MLP", mlp(), 0.45, blocks=blocks), True),
+        ("narrow mlp", lambda: against_clipping("MLP, 64 wide", mlp(width=64), 0.45, blocks=blocks), True),
         ("1,000", lambda: against_clipping("1,000 small tensors", mlp(500, 32), 0.30, blocks=blocks), True),
         ("10,000", lambda: against_clipping("10,000 small tensors", mlp(5000, 32), 0.30, blocks=blocks), True),
         ("resnet", lambda: against_clipping("ResNet-50 (25.6 M)", resnet50(), 0.60, blocks=blocks), True),

@@ -107,7 +107,7 @@ def price(*, blocks: int) -> None:
     def lead(after: Callable[[torch.Tensor], object] | None = None) -> float:
         """CPU seconds a step that the second takes more, from many short turns."""
         turns = []
-        for turn in range(4 * blocks):
+        for turn in range(2 * blocks):
             order = (first, None), (second, after)
             taken = {loop: loop.run(2 * PERIOD, told) for loop, told in (order if turn % 2 else order[::-1])}
             turns.append(taken[second] - taken[first])
@@ -119,7 +119,7 @@ def price(*, blocks: int) -> None:
         account = watch._monitor.price
         counted = account.watch_seconds
         cost = lead(watch.loss) - before
-        own = (account.watch_seconds - counted) / (8 * blocks * PERIOD)
+        own = (account.watch_seconds - counted) / (4 * blocks * PERIOD)
     print(
         f"the watch's own account (watch.summary()): {own * 1e3:.2f} ms a step; by the difference between an MLP that "
         f"is watched and one that is not {cost * 1e3:.2f} ms: {own / cost:.2f} of it",
