@@ -19,7 +19,9 @@ _DIVERGED = 10.0  # times the first loss
 _FIRST_STEPS = 20  # of a run
 _GROWTH = ("growth", "jump", "burst")
 _BOLD = 0.01  # update over weight; a hundredth is still a bold step
+_ORDINARY = 3e-4  # update over weight that is not small in itself, but over the steps that there were
 _VERY_BOLD = 0.1  # ten such steps forget what was there before
+_FAINT = 0.2  # size of the weights / size that keeps a signal as strong as it is
 _CLIPPED_AWAY = 0.01  # norm after clipping over norm before: what is left is a hundredth
 _LARGE_EPS = 10.0  # an optimizer that divides by more than that is not dividing by a gradient
 _HALF_STEP = {"bfloat16": 2.0**-9, "float16": 2.0**-12}  # a change of less than this share of a weight rounds to none
@@ -177,11 +179,16 @@ def lr_too_low(incident: Incident, record: StepRecord, model: ModelInfo) -> Caus
             reason=higher.reason,
             snippet=f'for group in optimizer.param_groups: group["lr"] *= {factor:.0f}',
         )
+    moved = f"one update is {ratio:.2g} of the size of the weights (usual is about a thousandth)"
+    if ratio >= _ORDINARY:
+        moved = (
+            f"the layer that moves most has come {incident.evidence.get('path', math.nan):.2g} of its size in "
+            f"{incident.evidence.get('num_steps', 0)} steps"
+        )
     return Cause(
         name="lr_too_low",
         confidence=0.7,
-        evidence=f"at a learning rate of {record.lr:.3g} one update is {ratio:.2g} of the size of the weights (usual "
-        "is about a thousandth), and clipping takes nothing of it away",
+        evidence=f"at a learning rate of {record.lr:.3g} {moved}, and clipping takes nothing of it away",
         remedies=(higher,),
     )
 
@@ -243,6 +250,8 @@ def bold_start(incident: Incident, record: StepRecord, _model: ModelInfo) -> Cau
     """A signal that was there when training began, and was lost after steps that changed all weights at once."""
     update = incident.evidence.get("boldest_update", 0.0)
     if not update >= _VERY_BOLD or incident.evidence.get("num_steps", 0) < _FIRST_STEPS:
+        return None
+    if incident.evidence.get("weight_scale", 1.0) < _FAINT:  # of what has been decayed away any update is a large part
         return None
     rate = f", at a learning rate of {record.lr:.3g}" if math.isfinite(record.lr) else ""
     return Cause(

@@ -192,18 +192,12 @@ class StalledDetector(Remembering[_StalledState]):
         state.trend.update(record.loss)
         state.recurrent = state.recurrent or bool(record.through_time)
         at_rest = state.update < (CREEPING if state.fresh else MOTIONLESS) and state.path < MOVED
-        learning, way = state.learning, state.way
-        far_off = self._course.is_squared and learning.first >= FAR_OFF
-        creeps = state.path < CREPT and (way < TOGETHER or (way < math.inf and learning.nothing(CRAWLING_STEPS)))
-        crawls = state.fresh and (
-            (way < RESTED and learning.nothing(STALLED_STEPS))
-            or (way < CRAWLED and learning.hardly(CRAWLING_STEPS))
-            or (way < CREPT and learning.nothing(CRAWLING_STEPS))
-            or ((creeps or far_off) and learning.hardly(CRAWLING_STEPS) and not state.course.falls)
-        )
+        far_off = self._course.is_squared and state.learning.first >= FAR_OFF
+        creeps = state.path < CREPT and _hardly_left(state)
+        crawls = state.fresh and _crawls(state, creeps=creeps or far_off)
         rises = _rises(record, state)
         crawls = crawls or (
-            state.fresh and learning.hardly(CRAWLING_STEPS) and state.update < _slow(record, rises=rises)
+            state.fresh and state.learning.hardly(CRAWLING_STEPS) and state.update < _slow(record, rises=rises)
         )
         collapsed = record.lr <= COLLAPSED * state.lr and state.learning.poor(STALLED_STEPS)
         halted = state.update < MOTIONLESS and collapsed
@@ -228,7 +222,7 @@ class StalledDetector(Remembering[_StalledState]):
         if state.episode.begins(symptom=still, alarm=alarm) and ratios is not None:
             moves = not ripe and state.crawled < WARM_STEPS
             told = _stalled(record, state, ratios, self._weights.divisor(record), moves=moves)
-            return [_far_off(told, state) if far_off else told]
+            return [_far_off(told, state) if far_off and not ripe and not creeps else told]
         return []
 
     def _measure(self, record: StepRecord, ratios: Float64Array, state: _StalledState) -> None:
@@ -242,6 +236,27 @@ class StalledDetector(Remembering[_StalledState]):
                 state.seen, state.fresh, state.first_size = True, self._weights.is_fresh(record), state.size
         state.update = float(moving.max()) if len(moving) else math.inf
         state.together = float(moving.sum()) if len(moving) else math.inf
+
+
+def _hardly_left(state: _StalledState) -> bool:
+    """Whether all matrices together have come next to nowhere, or somewhere and it has not changed the loss."""
+    return state.way < TOGETHER or (state.way < math.inf and state.learning.nothing(CRAWLING_STEPS))
+
+
+def _crawls(state: _StalledState, *, creeps: bool) -> bool:
+    """Whether weights as initialised have come so far only that no more can be hoped for.
+
+    Args:
+        state: Of their optimizer.
+        creeps: Whether the way is too long for what has been gone of it, unless the loss is falling right now.
+    """
+    learning, way = state.learning, state.way
+    return (
+        (way < RESTED and learning.nothing(STALLED_STEPS))
+        or (way < CRAWLED and learning.hardly(CRAWLING_STEPS))
+        or (way < CREPT and learning.nothing(CRAWLING_STEPS))
+        or (creeps and learning.hardly(CRAWLING_STEPS) and not state.course.falls)
+    )
 
 
 def _far_off(incident: Incident, state: _StalledState) -> Incident:
@@ -258,8 +273,13 @@ def _far_off(incident: Incident, state: _StalledState) -> Incident:
 def _learns_nothing(state: _StalledState) -> str:
     moved = f"change by up to {state.update:.2g} of their size in a step" if state.update < math.inf else "do move"
     withered = ""
-    if state.size < WITHERED * state.first_size:
+    if state.size < WITHERING * state.first_size:
         withered = f" All weights together have shrunk to {percent(state.size / state.first_size)} of their size."
+        if not state.trend.is_flat():
+            return (
+                f"The weights waste away, and the loss does not fall any more: it is {state.trend.smooth:.3g}, and "
+                f"began at {state.trend.first:.3g}.{withered}"
+            )
     return (
         f"The model has learnt nothing: after {state.trend.count} steps the loss is {state.trend.smooth:.3g}, and it "
         f"began at {state.trend.first:.3g}, although the weights {moved}.{withered}"
@@ -347,6 +367,9 @@ def _stalled(
             "rule": "idle" if moves else "fresh" if state.fresh else "motionless",
             "since": state.since,
             "update_ratio": state.update,
+            "path": state.path,
+            "num_steps": state.learning.count,
+            "share_left": state.size / state.first_size if state.first_size > 0 else math.nan,
             "lr": record.lr,
             "lr_top": state.lr,
             "clip": 10**state.clip,
