@@ -510,15 +510,9 @@ _ALL = (
     _number(stalled, "IDLE_STEPS", _STEPS, "... after so many steps ..."),
     _number(
         stalled,
-        "WITHERED",
-        "share of the first size of all weights",
-        "... or after CRAWLING_STEPS, where the weights have shrunk below it: they are being decayed away ...",
-    ),
-    _number(
-        stalled,
         "WITHERING",
         "share of the first size of all weights",
-        "... below this one, if the loss has been better and stands still.",
+        "... or after CRAWLING_STEPS, where the weights have shrunk below it and the loss stands still.",
     ),
     _number(
         stalled,

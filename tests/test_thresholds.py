@@ -562,7 +562,6 @@ EFFECTS = {
     "stalled.RESTED": (1e-9, crawling(1.25 * default("stalled.RESTED"), loss=1.0)),
     "stalled.IDLE": (2.0, idle()),
     "stalled.IDLE_STEPS": (NEVER, idle()),
-    "stalled.WITHERED": (1e-3, withering()),
     "stalled.WITHERING": (1e-3, decayed_later()),
     "stalled.FAR_OFF": (1e9, far_off()),
     "stalled.AT_ZERO_STEPS": (NEVER, at_zero()),
