@@ -94,7 +94,7 @@ class Precedence:
     def _judge(self, incident: Incident) -> Incident | None:
         root = self._memory.of(incident.optimizer)
         active = root.began - _LAG <= _began(incident) <= root.until
-        if incident.evidence.get("rule") == "idle" and root.kind:
+        if incident.evidence.get("rule") in ("idle", "wasting") and root.kind:
             return None  # that nothing has been learnt is news only where nothing else has been told
         if active and incident.kind in CONSEQUENCES.get(root.kind, ()):
             root.until = max(root.until, incident.step + _lasts(root.kind))

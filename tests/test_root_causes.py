@@ -813,3 +813,21 @@ def test_a_signal_that_is_lost_after_bold_steps_is_their_doing():
     for ratio, cause in ((0.5, "lr_too_high"), (2e-3, "unknown")):
         incident = next(i for i in told(lost(ratio)) if i.kind == "vanishing")
         assert incident.causes[0].name == cause
+
+
+def test_weights_that_waste_away_are_the_decay_s_doing():
+    """Decayed to less than half while the loss, which has been better, stands still; not where it goes on falling."""
+
+    def decayed(loss):
+        return [make(t, ratio=0.02, weight=FRESH * max(0.6, 1.5 * 0.993**t), loss=loss(t)) for t in range(200)]
+
+    (incident,) = told(decayed(lambda t: max(0.7, 1 - 0.05 * t)))
+    assert (incident.kind, incident.evidence["rule"], incident.causes[0].name) == (
+        "stalled",
+        "wasting",
+        "small_weights",
+    )
+    assert incident.message.startswith("The weights waste away, and the loss does not fall any more: it is 0.7,")
+    assert "have shrunk to 4" in incident.message
+    reads_well(incident)
+    assert told(decayed(lambda t: 0.99**t)) == []

@@ -426,11 +426,6 @@ def idle(weight=FRESH):
     return [make(t, ratio=3e-3, weight=weight, loss=1 + 1e-3 * (-1) ** t) for t in range(240)]
 
 
-def withering():
-    """Weights that are decayed away, and a loss that stays."""
-    return [make(t, ratio=0.02, weight=FRESH * 0.98**t, loss=1 + 1e-3 * (-1) ** t) for t in range(150)]
-
-
 def decayed_later():
     """Weights that are decayed to less than half, and a loss that was better and stands still."""
     return [

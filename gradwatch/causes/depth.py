@@ -31,7 +31,6 @@ _SMALL, _LARGE = 0.5, 2.0  # weight scale; torch's own default of 0.4 is small f
 _MIN_DEPTH = 4  # layers; fewer need no normalisation to pass a signal on
 _DEEP = 10  # layers; from here on shortcuts are the custom
 _SHRUNKEN = 3.0  # the same the other way
-_WASTED, _WASTING = 0.5, 1.5  # the share of all weights that is left where a loss stands still for it, and of one layer
 _GROWN = 3.0  # times the weights' norm when they were first seen
 _TORCH, _NEAR = 6**-0.5, 0.05  # the scale that torch's own initialisation gives
 _SWOLLEN = 100.0  # gradient norm over the square root of the loss; about 1 is usual
@@ -134,8 +133,7 @@ def shrunken_weights(incident: Incident, _record: StepRecord, _model: ModelInfo)
 
 def _have_shrunk(incident: Incident) -> bool:
     first, last = incident.evidence.get("first_weight", math.nan), incident.evidence.get("last_weight", math.nan)
-    halved = incident.kind == "stalled" and incident.evidence.get("share_left", 1.0) < _WASTED
-    return bool(last <= first / (_WASTING if halved else _SHRUNKEN))
+    return bool(last <= first / _SHRUNKEN) or incident.evidence.get("rule") == "wasting"
 
 
 def large_weights(incident: Incident, record: StepRecord, model: ModelInfo) -> Cause | None:

@@ -11,7 +11,6 @@ from gradwatch.causes._remedies import access, clip
 from gradwatch.records import Cause, Incident, ModelInfo, Remedy, StepRecord
 
 _VERY_LARGE = 30.0
-_FAR_OFF = 1e3  # squared error: off by thirty
 _UNEVEN = 100.0  # largest over median standard deviation of the features
 _HEAT = frozenset(
     {"replaced", "diverged", "restless", "burst", "growth", "jump", "from_the_start", "large", "dead", "sick"}
@@ -48,9 +47,9 @@ _STANDARDISE = Remedy(
 
 def unscaled_targets(incident: Incident, _record: StepRecord, _model: ModelInfo) -> Cause | None:
     """Targets so large that the way there is too long for steps of an ordinary size (LeCun et al., 1998)."""
-    first = incident.evidence.get("squared_error", math.nan)
-    if not first >= _FAR_OFF:
+    if incident.evidence.get("rule") != "far_off":
         return None
+    first = incident.evidence["loss_at_first"]
     return Cause(
         name="unscaled_targets",
         confidence=0.75,

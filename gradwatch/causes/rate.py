@@ -126,7 +126,7 @@ def eps_too_large(incident: Incident, _record: StepRecord, _model: ModelInfo) ->
     divisor = incident.evidence.get("divisor")
     if divisor is None or not divisor > _LARGE_EPS:
         return None
-    if "squared_error" in incident.evidence:  # gradients so large, and all of one size: Adam divides by them
+    if incident.evidence.get("rule") == "far_off":  # gradients so large, and all of one size: Adam divides by them
         return None
     return Cause(
         name="eps_too_large",
@@ -168,7 +168,7 @@ def lr_too_low(incident: Incident, record: StepRecord, model: ModelInfo) -> Caus
     if clipped_away(incident, record, model) or eps_too_large(incident, record, model):
         return None
     ratio = incident.evidence.get("update_ratio", math.nan)
-    if record.lr == 0 or (incident.evidence.get("rule") == "idle" and not ratio < _TIMID):
+    if record.lr == 0 or (incident.evidence.get("rule") in ("idle", "wasting") and not ratio < _TIMID):
         return None
     higher = Remedy("a higher learning rate", "an update of about a thousandth of the weights is usual")
     if 0 < ratio < math.inf and math.isfinite(record.lr):
@@ -248,8 +248,8 @@ def diverged_at_once(incident: Incident, record: StepRecord, _model: ModelInfo) 
 
 def bold_start(incident: Incident, record: StepRecord, _model: ModelInfo) -> Cause | None:
     """A signal that was there when training began, and was lost after steps that changed all weights at once."""
-    update = incident.evidence.get("boldest_update", 0.0)
-    if not update >= _VERY_BOLD or incident.evidence.get("num_steps", 0) < _FIRST_STEPS:
+    update = incident.evidence.get("largest_update", 0.0)
+    if not update >= _VERY_BOLD or record.step < _FIRST_STEPS:
         return None
     if incident.evidence.get("weight_scale", 1.0) < _FAINT:  # of what has been decayed away any update is a large part
         return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -38,7 +38,8 @@ FAR_OFF = 1e3
 """First squared error of outputs that are off by thirty or more, while a net gives about 1: the way there is long."""
 
 WITHERING = 0.5
-"""The same as :data:`WITHERED` where the loss has been better and stands still: a decay that is in the way of it."""
+"""Share of the first size of all weights. A model whose weights go while its loss stays has no more to wait for than
+:data:`CRAWLING_STEPS`: they are being decayed away."""
 
 CRAWLING_STEPS = 90
 """Steps in which they should have."""
@@ -48,10 +49,6 @@ RESTED = 0.02
 
 IDLE_STEPS = 200
 """Steps in which a model that has anything to learn has begun to: the others are to look at their data."""
-
-WITHERED = 0.3
-"""Share of the first size of all weights. A model whose weights go while its loss stays has no more to wait for than
-:data:`CRAWLING_STEPS`: they are being decayed away."""
 
 LOOK_THROUGH_TIME = 100
 """Steps between two looks through time, as probes are by default."""
@@ -191,7 +188,7 @@ class StalledDetector(Remembering[_StalledState]):
         state.learning, state.course = self._course.follow(record, state.learning, state.course)
         state.trend.update(record.loss)
         state.recurrent = state.recurrent or bool(record.through_time)
-        at_rest = state.update < (CREEPING if state.fresh else MOTIONLESS) and state.path < MOVED
+        at_rest = state.update < _limit(state) and state.path < MOVED
         far_off = self._course.is_squared and state.learning.first >= FAR_OFF
         creeps = state.path < CREPT and _hardly_left(state)
         crawls = state.fresh and _crawls(state, creeps=creeps or far_off)
@@ -206,23 +203,16 @@ class StalledDetector(Remembering[_StalledState]):
         ripe = state.lasted >= STALLED_STEPS and (halted or _stands_still(record, state.progress))
         ripe = ripe or (halted and record.lr == 0 and state.lasted >= AT_ZERO_STEPS)
         state.crawled = state.crawled + 1 if crawls and (not rises or state.update < PACED) else 0
+        wastes, idle = _wastes(state) and not rises, _is_idle(state) and not rises
         # Judged on sampled steps only: it is their numbers that are told.
-        # Trained weights may rest at their best loss, but not at one that guessing gives.
-        untrained = state.fresh or state.trend.smooth >= GUESSING * state.learning.chance
-        # Of a recurrent layer the look through time has the first word, and it is taken every hundredth step.
-        withered = state.size < WITHERED * state.first_size
-        withering = state.size < WITHERING * state.first_size
-        patience = CRAWLING_STEPS if withering else IDLE_STEPS + (LOOK_THROUGH_TIME if state.recurrent else 0)
-        due = state.trend.count >= patience
-        stuck = state.course.since >= STALLED_STEPS and state.learning.poor(STALLED_STEPS)
-        flat = untrained and state.trend.is_flat() and (withered or state.trend.count >= IDLE_STEPS)
-        idle = due and not rises and (flat or (withering and stuck))
-        alarm = ratios is not None and (ripe or state.crawled >= WARM_STEPS or idle)
-        still = still or crawls or idle
-        if state.episode.begins(symptom=still, alarm=alarm) and ratios is not None:
-            moves = not ripe and state.crawled < WARM_STEPS
-            told = _stalled(record, state, ratios, self._weights.divisor(record), moves=moves)
-            return [_far_off(told, state) if far_off and not ripe and not creeps else told]
+        alarm = ratios is not None and (ripe or state.crawled >= WARM_STEPS or wastes or idle)
+        if state.episode.begins(symptom=still or crawls or wastes or idle, alarm=alarm) and ratios is not None:
+            rule = "fresh" if state.fresh else "motionless"
+            if not ripe and state.crawled < WARM_STEPS:
+                rule = "wasting" if wastes and not state.trend.is_flat() else "idle"
+            elif not ripe and far_off and not creeps:
+                rule = "far_off"
+            return [_stalled(record, state, ratios, self._weights.divisor(record), rule)]
         return []
 
     def _measure(self, record: StepRecord, ratios: Float64Array, state: _StalledState) -> None:
@@ -259,31 +249,81 @@ def _crawls(state: _StalledState, *, creeps: bool) -> bool:
     )
 
 
-def _far_off(incident: Incident, state: _StalledState) -> Incident:
-    """Told as what it is: the weights may move as usual, and the way be too long all the same."""
-    first, smooth = state.learning.first, state.learning.smooth
-    return replace(
-        incident,
-        message=f"The model is far off and hardly comes closer: its squared error was {number(first)} at first, and is "
-        f"{number(smooth)} after {state.learning.count} steps.",
-        evidence={**incident.evidence, "squared_error": first},
-    )
+def _is_idle(state: _StalledState) -> bool:
+    """Whether nothing has been learnt in all that time, whatever the weights do.
+
+    Trained weights may rest at their best loss, but not at one that guessing gives. Of a recurrent layer the look
+    through time has the first word, and it is taken every hundredth step.
+    """
+    untrained = state.fresh or state.trend.smooth >= GUESSING * state.learning.chance
+    patience = IDLE_STEPS + (LOOK_THROUGH_TIME if state.recurrent else 0)
+    return untrained and state.trend.count >= patience and state.trend.is_flat()
 
 
-def _learns_nothing(state: _StalledState) -> str:
-    moved = f"change by up to {state.update:.2g} of their size in a step" if state.update < math.inf else "do move"
-    withered = ""
-    if state.size < WITHERING * state.first_size:
-        withered = f" All weights together have shrunk to {percent(state.size / state.first_size)} of their size."
-        if not state.trend.is_flat():
-            return (
-                f"The weights waste away, and the loss does not fall any more: it is {state.trend.smooth:.3g}, and "
-                f"began at {state.trend.first:.3g}.{withered}"
-            )
+def _wastes(state: _StalledState) -> bool:
+    """Whether the weights shrink and shrink, and the loss stands still for it."""
+    stuck = state.course.since >= STALLED_STEPS and state.learning.poor(CRAWLING_STEPS)
+    return stuck and state.size < WITHERING * state.first_size
+
+
+def _shrunk(state: _StalledState) -> str:
+    if not state.size < WITHERING * state.first_size:
+        return ""
+    return f" All weights together have shrunk to {percent(state.size / state.first_size)} of their size."
+
+
+def _message(rule: str, record: StepRecord, state: _StalledState, dtype: str) -> str:
+    trend = state.trend
+    if rule == "far_off":
+        return (
+            f"The model is far off and hardly comes closer: its squared error was {number(state.learning.first)} at "
+            f"first, and is {number(state.learning.smooth)} after {state.learning.count} steps."
+        )
+    if rule == "wasting":
+        return (
+            f"The weights waste away, and the loss does not fall any more: it is {trend.smooth:.3g}, and began at "
+            f"{trend.first:.3g}.{_shrunk(state)}"
+        )
+    if rule == "idle":
+        moved = f"change by up to {state.update:.2g} of their size in a step" if state.update < math.inf else "do move"
+        return (
+            f"The model has learnt nothing: after {trend.count} steps the loss is {trend.smooth:.3g}, and it began at "
+            f"{trend.first:.3g}, although the weights {moved}.{_shrunk(state)}"
+        )
+    for_steps = state.progress.since if state.lasted else state.learning.count
+    loss = "" if record.loss is None else f" The loss has hardly improved in {for_steps} steps."
+    if 0 < state.update < PACED and state.raises >= WARM_STEPS:
+        loss += " The learning rate is still being raised, but at this pace thousands of steps more will do nothing."
+    return f"{_at_rest(state, dtype, for_steps)}.{loss}"
+
+
+def _at_rest(state: _StalledState, dtype: str, for_steps: int) -> str:
+    """How little the weights move."""
+    if state.update == 0:
+        return "The weights do not move: the updates are exactly zero"
+    if state.update <= _limit(state):
+        return (
+            f"The weights do not move: even the layer that moves most changes by {state.update:.2g} of its size in a "
+            f"step (usual: 0.001), so that {number(MOVED / state.update)} steps would change it by 1 %"
+        )
+    if dtype in COARSE:
+        return (
+            f"The weights hardly move: they are {dtype}, and even the layer that moves most changes by "
+            f"{state.update:.2g} of its size in a step, where one weight cannot change by less than about "
+            f"{COARSE[dtype]:.1g}, so that most of each step is rounded away"
+        )
+    if state.way < CREPT:
+        together = f"all updates together, of all layers, are {state.way:.2g} of their size after {for_steps} steps"
+        return f"The weights hardly move: {together}"
     return (
-        f"The model has learnt nothing: after {state.trend.count} steps the loss is {state.trend.smooth:.3g}, and it "
-        f"began at {state.trend.first:.3g}, although the weights {moved}.{withered}"
+        f"The weights hardly move: all updates together change even the layer that moves most by {state.path:.2g} of "
+        f"its size in {for_steps} steps"
     )
+
+
+def _limit(state: _StalledState) -> float:
+    """Update over weight below which they do not move."""
+    return CREEPING if state.fresh else MOTIONLESS
 
 
 def _rises(record: StepRecord, state: _StalledState) -> bool:
@@ -320,63 +360,34 @@ def _stands_still(record: StepRecord, progress: Progress) -> bool:
 
 
 def _stalled(
-    record: StepRecord, state: _StalledState, ratios: Float64Array, divisor: float | None, *, moves: bool
+    record: StepRecord, state: _StalledState, ratios: Float64Array, divisor: float | None, rule: str
 ) -> Incident:
     order = [int(index) for index in np.argsort(ratios, kind="stable") if ratios[index] < math.inf]
-    threshold = CREEPING if state.fresh else MOTIONLESS
-    for_steps = state.progress.since if state.lasted else state.learning.count
-    loss = "" if record.loss is None else f" The loss has hardly improved in {for_steps} steps."
-    steps = f", so that {number(MOVED / state.update)} steps would change it by 1 %" if state.update > 0 else ""
-    coarse = f"{record.layers[order[0]].dtype}" if order else ""
-    if state.update == 0:
-        moved = "The weights do not move: the updates are exactly zero"
-    elif state.update > threshold and coarse in COARSE:
-        moved = (
-            f"The weights hardly move: they are {coarse}, and even the layer that moves most changes by "
-            f"{state.update:.2g} of its size in a step, where one weight cannot change by less than about "
-            f"{COARSE[coarse]:.1g}"
-        )
-        steps = ", so that most of each step is rounded away"
-    elif state.update > threshold and state.way < CREPT:
-        moved = f"The weights hardly move: all updates together, of all layers, are {state.way:.2g} of their size"
-        steps = f" after {for_steps} steps"
-    elif state.update > threshold:
-        moved = (
-            f"The weights hardly move: all updates together change even the layer that moves most by {state.path:.2g} "
-            "of its size"
-        )
-        steps = f" in {for_steps} steps"
-    else:
-        moved = (
-            f"The weights do not move: even the layer that moves most changes by {state.update:.2g} of its size in a "
-        )
-        moved += "step (usual: 0.001)"
-    if 0 < state.update < PACED and state.raises >= WARM_STEPS:
-        loss += " The learning rate is still being raised, but at this pace thousands of steps more will do nothing."
+    dtype = record.layers[order[0]].dtype if order else ""
     return Incident(
         kind="stalled",
         step=record.step,
         layers=tuple(record.layers[index].name for index in order),
         severity=Severity.ERROR,
         value=state.update,
-        threshold=threshold,
-        message=_learns_nothing(state) if moves else f"{moved}{steps}.{loss}",
+        threshold=_limit(state),
+        message=_message(rule, record, state, dtype),
         optimizer=record.optimizer,
         num_layers=len(order),
         evidence={
-            "rule": "idle" if moves else "fresh" if state.fresh else "motionless",
+            "rule": rule,
             "since": state.since,
             "update_ratio": state.update,
             "path": state.path,
             "num_steps": state.learning.count,
-            "share_left": state.size / state.first_size if state.first_size > 0 else math.nan,
             "lr": record.lr,
             "lr_top": state.lr,
             "clip": 10**state.clip,
             "total_norm": record.total_norm,
             "clipped_norm": record.clipped_norm,
             "loss": record.loss,
+            "loss_at_first": state.learning.first,
             "divisor": divisor,
-            "dtype": record.layers[order[0]].dtype if order else "",
+            "dtype": dtype,
         },
     )

@@ -60,8 +60,6 @@ class _VanishingState:
         awake: Steps in a row in which every module had a gradient.
         complete: Whether that has been so for long: a module that is silent now is then not an unused branch.
         pace: Update over weight of the slowest matrix, as last sampled.
-        boldest: Largest median update over weight that was sampled.
-        update: Median update over weight, as last sampled.
     """
 
     episode: Episode = field(default_factory=Episode)
@@ -79,8 +77,6 @@ class _VanishingState:
     awake: int = 0
     complete: bool = False
     pace: float = 0.0
-    update: float = 0.0
-    boldest: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,8 +106,6 @@ class VanishingDetector(Remembering[_VanishingState]):
         state.learning, state.progress = self._course.follow(record, state.learning, state.progress)
         if not math.isnan(least := self._weights.smallest_update(record)):
             state.pace = least
-        state.update = self._weights.typical_update(record, state.update)
-        state.boldest = max(state.boldest, state.update)
         profile = self._depth.of(record)
         state.lost = state.signal.lost(record.total_norm)
         if state.nothing >= 0:
@@ -128,7 +122,7 @@ class VanishingDetector(Remembering[_VanishingState]):
             if ripe:
                 profile, symptoms = signal, fading
         if state.episode.begins(symptom=bool(symptoms), alarm=bool(ripe)):
-            return [_vanishing(record, profile, symptoms[ripe[0]], state)]
+            return [_vanishing(record, profile, symptoms[ripe[0]], state.weights)]
         return []
 
 
@@ -228,7 +222,7 @@ def _lowest_first(profile: Profile, chosen: NDArray[np.bool_]) -> tuple[str, ...
     return tuple(profile.modules[int(index)] for index in order if chosen[index])
 
 
-def _vanishing(record: StepRecord, profile: Profile, symptom: _Symptom, state: _VanishingState) -> Incident:
+def _vanishing(record: StepRecord, profile: Profile, symptom: _Symptom, weights: WeightScale) -> Incident:
     per_layer = power(-symptom.decades / max(1, len(profile.modules) - 1))
     indices = {module: index for index, module in enumerate(profile.modules)}
     worst, reference = symptom.modules[0], symptom.reference
@@ -252,9 +246,7 @@ def _vanishing(record: StepRecord, profile: Profile, symptom: _Symptom, state: _
             "first": worst,
             "last": reference,
             "num_modules": len(symptom.modules),
-            "boldest_update": state.boldest,
-            "num_steps": state.steps,
-            **state.weights.evidence(),
+            **weights.evidence(),
         },
     )
 

@@ -43,6 +43,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from zoo import loop
 from zoo.judge import Alarm, Outcome, cause_remarks, judge, remarks, row
 from zoo.public_causes import PUBLIC_CAUSES
+from zoo.sweeps import SETS
 
 Weights = dict[str, torch.Tensor]
 Job = tuple[str, int, int, bool]  # module, index among its SCENARIOS, seed, repaired twin
@@ -176,8 +177,7 @@ def main() -> None:
     parser = options(__doc__)
     parser.add_argument("--unchanged", action="store_true", help="compare with an unwatched run, bit by bit")
     parser.add_argument("--causes", action="store_true", help="judge the first cause that is named, too")
-    sweeps = ("own", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
-    parser.add_argument("--sweeps", nargs="?", const="own", choices=sweeps, help="severity sweeps instead, of this set")
+    parser.add_argument("--sweeps", nargs="?", const="own", choices=SETS, help="severity sweeps instead, of this set")
     parser.add_argument("--blind", nargs="*", choices=_SETS, help="the blind scenarios instead: these sets, or all")
     args = parser.parse_args()
     args.blind = list(_SETS) if args.blind == [] else args.blind

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import sys
 import time
@@ -29,6 +28,7 @@ class Judged:
     caught: bool
     named: bool
     said: tuple[str, ...]
+    cause: str
 
 
 def judge(sweep: sweeps.Sweep, seed: int, level: sweeps.Level, alarms: list[Alarm]) -> Judged:
@@ -36,21 +36,16 @@ def judge(sweep: sweeps.Sweep, seed: int, level: sweeps.Level, alarms: list[Alar
     kept = dedup(alarms)
     said = tuple(f"{alarm.kind}/{alarm.cause}@{alarm.step}" for alarm in kept)
     named = any(alarm.means(sweep.accept) for alarm in kept)
-    return Judged(sweep.name, seed, level.level, level.kept, level.verdict, bool(kept), named, said)
-
-
-def sweeps_of(name: str) -> tuple[sweeps.Sweep, ...]:
-    """The sweeps of a set: our own, or a fresh one."""
-    module = "zoo.sweeps" if name == "own" else f"zoo.sweeps_{name}"
-    found: tuple[sweeps.Sweep, ...] = importlib.import_module(module).SWEEPS
-    return found
+    return Judged(
+        sweep.name, seed, level.level, level.kept, level.verdict, bool(kept), named, said, kept[0].cause if kept else ""
+    )
 
 
 def work(job: tuple[str, int, int]) -> list[Judged]:
     """One sweep at one seed: measure it unwatched, then watch every level."""
     name, index, seed = job
     torch.set_num_threads(1)
-    sweep = sweeps_of(name)[index]
+    sweep = sweeps.sweeps_of(name)[index]
     return [
         judge(sweep, seed, level, score.watched(sweep.start(seed, level.level), sweep.steps)[0])
         for level in sweeps.measure(sweep, seed)
@@ -95,13 +90,17 @@ def lines(judged: list[Judged], *, verbose: bool) -> list[str]:
 
 def main(args: argparse.Namespace) -> None:
     """Run all sweeps, or those that are named."""
-    available = sweeps_of(args.sweeps)
+    available = sweeps.sweeps_of(args.sweeps)
     chosen = [i for i, sweep in enumerate(available) if not args.only or any(word in sweep.name for word in args.only)]
     began = time.time()
     jobs = [(args.sweeps, index, seed) for seed in args.seeds for index in chosen]
     judged = [j for part in score.run_all(jobs, work, args.jobs) for j in part]
     print("\n".join(lines(judged, verbose=args.verbose)))
     table = figures(judged)
+    if args.causes:
+        right = sweeps.right_causes_of(args.sweeps)
+        told = [j for j in judged if j.verdict == "harmful" and j.caught and j.sweep in right]
+        table["right_cause"] = round(sum(j.cause in right[j.sweep] for j in told) / max(1, len(told)), 4)
     if args.json:
         Path(args.json).write_text(json.dumps({"figures": table, "levels": [asdict(j) for j in judged]}, indent=1))
     print(

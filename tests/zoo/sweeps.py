@@ -1,6 +1,6 @@
 """Severity sweeps: one fault from mild to severe. Whether a level does harm is measured, not declared.
 
-    python tests/zoo/sweeps.py             # what each level does, unwatched
+    python tests/zoo/sweeps.py             # what each level does, unwatched; --sweeps eighth: of a fresh set
     python tests/zoo/score.py --sweeps     # what gradwatch says about it
 
 Every level of a sweep is trained unwatched on the same batches. With the improvement of the sweep's best level for a
@@ -12,12 +12,14 @@ measure (first loss of that level, mean of the last 15 losses), a level is
 
 from __future__ import annotations
 
+import importlib
 import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
+from types import ModuleType
 
 import torch
 
@@ -28,6 +30,9 @@ from zoo.faulty_poison import half
 from zoo.faulty_rate import jumping
 from zoo.faulty_units import dead_stack
 from zoo.recipes import VOCAB, echoing, images, odd_batch, on_digits, stack, tabular, transformer, writing
+
+SETS = ("own", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
+"""Our own, and fresh ones: each written without a look at a detector, and judged before a rule was changed for it."""
 
 TAIL = 15
 DIVERGES = ("exploding", "lr_too_high", "nonfinite", "dead_relu")
@@ -166,13 +171,31 @@ def losses_of(sweep: Sweep, level: float, losses: list[float]) -> list[float]:
     return [loss / level for loss in losses] if sweep.scales_loss else losses
 
 
+def sweeps_of(name: str) -> tuple[Sweep, ...]:
+    """The sweeps of a set."""
+    found: tuple[Sweep, ...] = module_of(name).SWEEPS
+    return found
+
+
+def right_causes_of(name: str) -> dict[str, tuple[str, ...]]:
+    """Which first causes are right for each of its sweeps, where somebody has said so."""
+    return dict(getattr(module_of(name), "RIGHT_CAUSES", {}))
+
+
+def module_of(name: str) -> ModuleType:
+    """Where a set is."""
+    return importlib.import_module("zoo.sweeps" if name == "own" else f"zoo.sweeps_{name}")
+
+
 def main() -> None:
     """Print what each level does."""
     from zoo.score import options
 
-    args = options(__doc__).parse_args()
+    parser = options(__doc__)
+    parser.add_argument("--sweeps", choices=SETS, default="own", help="which set")
+    args = parser.parse_args()
     torch.set_num_threads(1)
-    for sweep in SWEEPS:
+    for sweep in sweeps_of(args.sweeps):
         if args.only and not any(word in sweep.name for word in args.only):
             continue
         for seed in args.seeds:

@@ -1,25 +1,21 @@
 """The eighth part of the severity sweeps: ordinary faults on ordinary nets; judged as those of ``sweeps``.
 
-    python tests/zoo/sweeps_eighth.py --seeds 0 1      # what each level does, unwatched
+    python tests/zoo/sweeps.py --sweeps eighth --seeds 0 1      # what each level does, unwatched
 
 Written without a look at any detector. Whether a level does harm is measured: ``sweeps.assess``.
 """
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from zoo import data
 from zoo.blind_fourth_nets import cross_entropy, he, plain, refill, squares, teach
 from zoo.core import Batch, Run
 from zoo.recipes import scheduled
-from zoo.sweeps import DIVERGES, Sweep, measure
+from zoo.sweeps import DIVERGES, Sweep
 from zoo.sweeps_eighth_nets import Causal, CutFront, Dilated, Final, LinearMemory, Signs, Turner, shortcuts
 from zoo.sweeps_eighth_streams import (
     addends,
@@ -220,21 +216,3 @@ RIGHT_CAUSES: dict[str, tuple[str, ...]] = {
     "decay_gamma_down": ("schedule_at_zero", "lr_too_low"),
     "detached_layers_up": ("cut_graph",),
 }
-
-
-def main() -> None:
-    """Print what each level does."""
-    from zoo.score import options
-
-    args = options(__doc__).parse_args()
-    torch.set_num_threads(1)
-    for sweep in SWEEPS:
-        if args.only and not any(word in sweep.name for word in args.only):
-            continue
-        for seed in args.seeds:
-            told = (f"{level.level:g}:{max(level.kept, -9.99):.2f}{level.verdict[4]}" for level in measure(sweep, seed))
-            print(f"{sweep.name}.{seed}", *told, flush=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,20 +1,16 @@
 """The fourth part of the severity sweeps: further faults, nets, data and optimizers; judged as those of ``sweeps``.
 
-    python tests/zoo/sweeps_fourth.py --seeds 0 1 2      # what each level does, unwatched
+    python tests/zoo/sweeps.py --sweeps fourth --seeds 0 1 2      # what each level does, unwatched
 
 Written without a look at any detector. Whether a level does harm is measured: ``sweeps.assess``.
 """
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from zoo import data
 from zoo.blind_fourth_nets import (
     CodeConv,
@@ -37,7 +33,7 @@ from zoo.blind_fourth_nets import (
     teach,
 )
 from zoo.core import Batch, Run
-from zoo.sweeps import DIVERGES, Sweep, measure
+from zoo.sweeps import DIVERGES, Sweep
 
 optim = torch.optim
 
@@ -210,21 +206,3 @@ RIGHT_CAUSES: dict[str, tuple[str, ...]] = {
     "body_rate_down": ("lr_too_low",),
     "bfloat16_rate_down": ("rounded_away", "lr_too_low"),
 }
-
-
-def main() -> None:
-    """Print what each level does."""
-    from zoo.score import options
-
-    args = options(__doc__).parse_args()
-    torch.set_num_threads(1)
-    for sweep in SWEEPS:
-        if args.only and not any(word in sweep.name for word in args.only):
-            continue
-        for seed in args.seeds:
-            told = (f"{level.level:g}:{max(level.kept, -9.99):.2f}{level.verdict[4]}" for level in measure(sweep, seed))
-            print(f"{sweep.name}.{seed}", *told, flush=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
 """The sixth part of the severity sweeps: ordinary faults on ordinary nets; judged as those of ``sweeps``.
 
-    python tests/zoo/sweeps_sixth.py --seeds 0 1      # what each level does, unwatched
+    python tests/zoo/sweeps.py --sweeps sixth --seeds 0 1      # what each level does, unwatched
 
 Written without a look at any detector. Whether a level does harm is measured: ``sweeps.assess``.
 """
@@ -8,19 +8,16 @@ Written without a look at any detector. Whether a level does harm is measured: `
 from __future__ import annotations
 
 import math
-import sys
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from zoo import data
 from zoo.blind_fourth_nets import he, plain, refill, squares, teach
 from zoo.core import Batch, Run
 from zoo.recipes import scheduled
-from zoo.sweeps import DIVERGES, Sweep, measure
+from zoo.sweeps import DIVERGES, Sweep
 from zoo.sweeps_sixth_nets import Cbow, Colours, Recurrent, ResidualMlp, Shrunk, Sorter, Tones
 from zoo.sweeps_sixth_streams import (
     arm,
@@ -221,21 +218,3 @@ RIGHT_CAUSES: dict[str, tuple[str, ...]] = {
     "adam_eps_up_brackets": ("eps_too_large",),
     "shrunk_gradient_down": ("cut_graph",),
 }
-
-
-def main() -> None:
-    """Print what each level does."""
-    from zoo.score import options
-
-    args = options(__doc__).parse_args()
-    torch.set_num_threads(1)
-    for sweep in SWEEPS:
-        if args.only and not any(word in sweep.name for word in args.only):
-            continue
-        for seed in args.seeds:
-            told = (f"{level.level:g}:{max(level.kept, -9.99):.2f}{level.verdict[4]}" for level in measure(sweep, seed))
-            print(f"{sweep.name}.{seed}", *told, flush=True)
-
-
-if __name__ == "__main__":
-    main()

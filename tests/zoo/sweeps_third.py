@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from zoo import data, models_seq
 from zoo.blind_third import Small, bag, decays, once, quick_biases, sharp, unclipped
 from zoo.blind_third_healthy import Groups, chain, drawn, friedman, go, he, motion, shown
 from zoo.core import Batch, Run
 from zoo.recipes import squared_error
-from zoo.sweeps import DIVERGES, Sweep, measure, powers
+from zoo.sweeps import DIVERGES, Sweep, powers
 
 optim = torch.optim
 
@@ -95,21 +92,3 @@ SWEEPS = (
     Sweep("adagrad_rate_up_bag", (*DIVERGES, "saturation"), (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0), bag),
     Sweep("fan_in_power_up", ("vanishing", "stalled"), (0.5, 0.55, 0.6, 0.65, 0.7, 0.85, 1.0), fan_power),
 )  # fmt: skip
-
-
-def main() -> None:
-    """Print what each level does."""
-    from zoo.score import options
-
-    args = options(__doc__).parse_args()
-    torch.set_num_threads(1)
-    for sweep in SWEEPS:
-        if args.only and not any(word in sweep.name for word in args.only):
-            continue
-        for seed in args.seeds:
-            told = (f"{level.level:g}:{max(level.kept, -9.99):.2f}{level.verdict[4]}" for level in measure(sweep, seed))
-            print(f"{sweep.name}.{seed}", *told, flush=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -16,7 +16,6 @@ from zoo.public_causes import PUBLIC_CAUSES
 from zoo.recipes import stack
 from zoo.recorder import Row
 from zoo.score import same, weights
-from zoo.sweep_score import sweeps_of
 
 FAULTY_LABELS = [label for label in LABELS if label != "healthy"]
 SAMPLE = (
@@ -197,10 +196,10 @@ def test_harm_is_measured_against_the_best_level():
     assert verdicts == {1.0: "harmless", 2.0: "unjudged", 3.0: "harmful", 4.0: "harmful"}
 
 
-@pytest.mark.parametrize("name", ["own", "third", "fourth", "fifth", "sixth", "seventh", "eighth"])
+@pytest.mark.parametrize("name", sweeps.SETS)
 def test_sweeps_go_from_mild_to_severe(name):
     """At least ten sweeps, each of six to eight levels that grow or fall throughout; what they accept are labels."""
-    found = sweeps_of(name)
+    found = sweeps.sweeps_of(name)
     assert len(found) >= 10
     assert len({sweep.name for sweep in found}) == len(found)
     for sweep in found:
@@ -208,6 +207,9 @@ def test_sweeps_go_from_mild_to_severe(name):
         assert list(sweep.levels) in (sorted(sweep.levels), sorted(sweep.levels, reverse=True)), sweep.name
         assert sweep.accept, sweep.name
         assert set(sweep.accept) <= set(FAULTY_LABELS), sweep.name
+    right = sweeps.right_causes_of(name)
+    assert right.keys() <= {sweep.name for sweep in found}
+    assert {cause for causes in right.values() for cause in causes} <= CAUSES
 
 
 def test_first_bad_finds_the_step():
