@@ -13,18 +13,19 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from gradwatch import _measurement as step
 from gradwatch._bulletin import Bulletin
 from gradwatch._distributed_roster import View
 from gradwatch._ledger import Ledger
+from gradwatch._measurement import Track
 from gradwatch._tracks import Tracks
 from gradwatch._transfer import Arrays, Transfer, as_arrays
+from gradwatch._unpacking import Context, ranks_that_failed, record_of
 from gradwatch._voice import is_speaker
 from gradwatch.errors import warn
 from gradwatch.records import StepRecord, Unavailable
 from gradwatch.wording import ranks_in_words
 
-Parcel = tuple[dict[str, Tensor | float], step.Context]
+Parcel = tuple[dict[str, Tensor | float], Context]
 
 
 @dataclass
@@ -55,7 +56,7 @@ class Arrivals:
         self._every = every
         self._ledger = ledger
         self._tracks = tracks
-        self._transfer: Transfer[step.Context] = Transfer()
+        self._transfer: Transfer[Context] = Transfer()
         self._queue: list[Parcel] = []
         self._has_told = False
         self._bulletin = Bulletin()
@@ -64,7 +65,7 @@ class Arrivals:
         self.error: Exception | None = None
         """What has kept this process from measuring."""
 
-    def send(self, track: step.Track, finish: Callable[[], Parcel]) -> None:
+    def send(self, track: Track, finish: Callable[[], Parcel]) -> None:
         """A step is over.
 
         Args:
@@ -114,7 +115,7 @@ class Arrivals:
     def waiting(self) -> list[StepRecord]:
         """What waits for an exchange, as far as it is known in host memory: it is yet to be judged."""
         parcels = [(context, as_arrays(tensors)) for tensors, context in self._queue]
-        return [step.record_of(context, arrays) for context, arrays in parcels if arrays is not None]
+        return [record_of(context, arrays) for context, arrays in parcels if arrays is not None]
 
     def _send_queue(self) -> None:
         """All that stands before what waits for its update."""
@@ -122,9 +123,9 @@ class Arrivals:
         while self._queue and self._queue[0] is not waiting:
             self._transfer.send(*self._queue.pop(0))
 
-    def _take(self, context: step.Context, arrays: Arrays) -> None:
-        record = step.record_of(context, arrays)
-        missing = step.ranks_that_failed(context, arrays)
+    def _take(self, context: Context, arrays: Arrays) -> None:
+        record = record_of(context, arrays)
+        missing = ranks_that_failed(context, arrays)
         if missing:
             self._tell(missing)
             self._ledger.keep(_without_numbers(record, missing))

@@ -138,7 +138,7 @@ FLOORS: dict[int, set[str]] = {
     },
     6: {
         "detectors.*",
-        "_measurement",
+        "_unpacking",
         "_sources.opened",
         "_figures.depth",
         "_figures.heatmap",
@@ -146,7 +146,7 @@ FLOORS: dict[int, set[str]] = {
         "tensorboard_plugin.runs",
         "tensorboard_plugin.stripes",
     },
-    7: {"detectors", "_figures.line"},
+    7: {"detectors", "_figures.line", "_measurement"},
     8: {
         "recording",
         "figures",

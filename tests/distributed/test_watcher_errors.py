@@ -62,7 +62,7 @@ PLACES = {
     "weights cannot be sampled": ("_sampling", "WeightSampler.take", BAD_STEP),
     "updates cannot be measured": ("_sampling", "WeightSampler._norms", 2 * BAD_STEP),
     "nothing can be sent to the host": ("_transfer", "Transfer.send", BAD_STEP),
-    "no record can be made": ("_measurement", "record_of", BAD_STEP),
+    "no record can be made": ("_arrivals", "record_of", BAD_STEP),
     "the layout is not found": ("_tracks", "Tracks.of", BAD_STEP),
     "the first layout is not found": ("_layout", "Layouts.of", 0),
     "the clip fails": ("clipping", "ClipNorm.apply", BAD_STEP),
